@@ -1,0 +1,89 @@
+"""Data sets. `build(cache_dir, *, options...)` gives a `Dataset`; it checks its input and is quick.
+
+The loader hands over integers as they are stored; conversion to float and standardisation happen on the device, in
+`Dataset.to_model_input`. Nothing here imports TensorFlow when it is imported, so a config's data set can be checked
+without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+class DatasetError(ValueError):
+    """A data set is not there, or not as it should be. The message says what to do."""
+
+
+class Split(StrEnum):
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+class SampleSource(Protocol):
+    """The samples of one split, read in any order."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
+        """Samples [n, *sample_shape] as they are stored, and labels uint8 [n, classes] of 0 and 1."""
+        ...
+
+
+class Dataset(Protocol):
+    """A data set with its splits."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one stored sample, as the loader hands it over."""
+        ...
+
+    @property
+    def sample_dtype(self) -> np.dtype: ...
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of one image as the model sees it: (height, width, bands)."""
+        ...
+
+    def sizes(self) -> dict[Split, int]:
+        """Number of samples per split, found out without decoding any."""
+        ...
+
+    def open(self, split: Split) -> SampleSource: ...
+
+    def to_model_input(self, samples: tf.Tensor) -> tf.Tensor:
+        """Stored samples [n, *sample_shape] to float32 [n, *input_shape], standardised. Runs on the device."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Samples that lie in one array, in memory or memory-mapped."""
+
+    samples: NDArray[np.integer]
+    labels: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
+        return self.samples[indices], self.labels[indices]
+
+
+def standardise(samples: tf.Tensor, mean: NDArray[np.float32], std: NDArray[np.float32]) -> tf.Tensor:
+    """(samples - mean) / std per band, float32: samples are integers [n, height, width, bands]."""
+    import tensorflow as tf
+
+    return (tf.cast(samples, tf.float32) - mean) * (1.0 / std)
