@@ -78,11 +78,11 @@ class EpochMetrics:
     samples: int
     """Training samples seen, over all ranks."""
     samples_per_s: float
-    """Training throughput over all ranks, evaluation and checkpoint excluded."""
+    """Training throughput over all ranks, evaluation excluded."""
     first_batch_s: float
     """Duration of the first loader batch, in which a new batch size would pay for its set-up."""
     wall_s: float
-    """Duration of the whole epoch: training, evaluation and checkpoint."""
+    """Duration of the whole epoch, training and evaluation."""
 
 
 @dataclass(frozen=True)

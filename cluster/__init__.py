@@ -1,0 +1,1 @@
+"""Where trials run: sites, launchers, Dask, and the runner of one attempt."""

@@ -1,0 +1,200 @@
+"""The runner: one attempt of a trial. Launches the ranks, relays their epochs, tells how they ended.
+
+Runs inside a Dask worker, on the first node of the allocation or in a local slot. Never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from cluster.launchers import RankLayout, launcher
+from storage.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
+from storage.trial_dir import AttemptDir, TrialDir
+
+# Exit codes of `python -m trainers` that mean something.
+_EXIT_BAD_SPEC = 2
+_EXIT_SUPERSEDED = 4
+# Of a launcher that was ended from outside: 128 + SIGINT, SIGKILL, SIGTERM.
+_EXIT_INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM}
+
+_POLL_S = 0.25
+
+
+class EndKind(StrEnum):
+    """How an attempt ended, as far as its future goes."""
+
+    ENDED = "ended"
+    """On purpose: the result says how."""
+    BAD_SPEC = "bad spec"
+    """The specification cannot be trained; a repetition would end the same."""
+    INTERRUPTED = "interrupted"
+    """From outside: its allocation, node or runner went away."""
+    SUPERSEDED = "superseded"
+    """A newer attempt took over."""
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True)
+class AttemptRequest:
+    """What a runner needs to know."""
+
+    trial_dir: Path
+    attempt_number: int
+    layout: RankLayout
+    launcher_name: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the worker's own."""
+    grace_s: float = 30.0
+    """For the ranks to save a checkpoint when they must go."""
+
+    @property
+    def attempt(self) -> AttemptDir:
+        return TrialDir(self.trial_dir).attempt(self.attempt_number)
+
+    @property
+    def key(self) -> str:
+        """Unique within a study."""
+        return f"{self.trial_dir.name}/{self.attempt_number}"
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How an attempt ended, with what a person needs to see why."""
+
+    kind: EndKind
+    exit_code: int
+    wall_s: float
+    result: TrialResult | None = None
+    epochs: tuple[EpochMetrics, ...] = ()
+    communicator: CommunicatorReport | None = None
+    log_tail: str = ""
+
+
+def rank_command(request: AttemptRequest) -> tuple[str, ...]:
+    """The command that starts the ranks. Pure."""
+    program = (
+        sys.executable,
+        "-m",
+        "trainers",
+        str(request.trial_dir),
+        f"--attempt={request.attempt_number}",
+        f"--threads={request.layout.cpus_per_rank}",
+    )
+    return launcher(request.launcher_name).argv(request.layout, program)
+
+
+def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the ranks. Pure."""
+    root = str(Path(__file__).resolve().parent.parent)
+    # The environment's own mpirun comes first: it belongs to the Open MPI that Horovod was built against.
+    path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
+    return {
+        **inherited,
+        "PATH": path,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH", "")])),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(request.layout.cpus_per_rank),
+        # A rank that hangs is found after a minute and ends the attempt, instead of holding its nodes for ever.
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": "30",
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "60",
+        # Open MPI refuses root, which is all that a container has.
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        # Ranks get this long between SIGTERM and SIGKILL, to save a checkpoint.
+        "PRTE_MCA_odls_base_sigkill_timeout": str(int(request.grace_s)),
+        **request.environment,
+    }
+
+
+def run_attempt(
+    request: AttemptRequest, relay: Callable[[EpochMetrics], None], requested_end: Callable[[], Outcome | None]
+) -> AttemptEnd:
+    """Run the ranks to their end.
+
+    Args:
+        relay: Called with each epoch as it finishes.
+        requested_end: What the driver wants: PRUNED ends the ranks at the next epoch boundary, PAUSED at once, after
+            a checkpoint.
+    """
+    attempt, started = request.attempt, time.monotonic()
+    with attempt.log_path.open("ab") as log:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "cluster.supervisor", str(request.grace_s), *rank_command(request)],
+            env=rank_environment(request, os.environ),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _watch(supervisor, attempt, relay, requested_end, request.grace_s)
+    finally:
+        # Closing the pipe makes the supervisor end the ranks, also when this thread is being thrown out.
+        supervisor.stdin.close()
+        exit_code = supervisor.wait()
+    return _describe_end(attempt, exit_code, time.monotonic() - started)
+
+
+def _watch(
+    supervisor: subprocess.Popen,
+    attempt: AttemptDir,
+    relay: Callable[[EpochMetrics], None],
+    requested_end: Callable[[], Outcome | None],
+    grace_s: float,
+) -> None:
+    relayed, kill_at = 0, float("inf")
+    stop_requested = False
+    while True:
+        exited = _has_exited(supervisor, _POLL_S)
+        for metrics in attempt.read_metrics(skip=relayed):
+            relay(metrics)
+            relayed += 1
+        if exited or time.monotonic() > kill_at:
+            return
+        wanted = requested_end()
+        if wanted is Outcome.PAUSED and kill_at == float("inf"):
+            supervisor.send_signal(signal.SIGUSR1)
+            kill_at = time.monotonic() + grace_s
+        elif wanted is Outcome.PRUNED and not stop_requested:
+            attempt.request_stop(Outcome.PRUNED)
+            stop_requested = True
+
+
+def _has_exited(process: subprocess.Popen, within_s: float) -> bool:
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _describe_end(attempt: AttemptDir, exit_code: int, wall_s: float) -> AttemptEnd:
+    result = attempt.read_result()
+    if result is not None:
+        kind = EndKind.ENDED
+    elif exit_code == _EXIT_BAD_SPEC:
+        kind = EndKind.BAD_SPEC
+    elif exit_code == _EXIT_SUPERSEDED:
+        kind = EndKind.SUPERSEDED
+    elif exit_code in _EXIT_INTERRUPTED:
+        kind = EndKind.INTERRUPTED
+    else:
+        kind = EndKind.CRASHED
+    return AttemptEnd(
+        kind=kind,
+        exit_code=exit_code,
+        wall_s=wall_s,
+        result=result,
+        epochs=tuple(attempt.read_metrics()),
+        communicator=attempt.read_communicator(),
+        log_tail="" if kind is EndKind.ENDED else attempt.log_tail(),
+    )

@@ -1,0 +1,118 @@
+"""Farms attempts out to Dask workers, one per worker at a time, and brings their news to one queue.
+
+The driver's end is `Dispatcher`; the worker's end is `_run_on_worker`. Between them go: the request, as the task's
+argument; each epoch, as a Dask event; the wish to end early, as a Dask variable; the end, as the task's result.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+from dataclasses import asdict, dataclass
+from uuid import uuid4
+
+from distributed import Client, Future, Variable, get_client, get_worker
+
+from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, run_attempt
+from storage.records import EpochMetrics, Outcome
+
+
+@dataclass(frozen=True)
+class EpochFinished:
+    request: AttemptRequest
+    metrics: EpochMetrics
+
+
+@dataclass(frozen=True)
+class AttemptFinished:
+    request: AttemptRequest
+    end: AttemptEnd
+
+
+News = EpochFinished | AttemptFinished
+
+
+class Dispatcher:
+    """The driver's view of the runners."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        # Names are this driver's own: nothing of a driver before it is taken for news.
+        self._topic = f"switchyard-{uuid4().hex}"
+        self._running: dict[str, tuple[AttemptRequest, Future]] = {}
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        client.subscribe_topic(self._topic, self._on_event)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def submit(self, request: AttemptRequest) -> None:
+        """Hand an attempt to a worker. There must be a free one: a queued task would share a lost worker's fate."""
+        self._wish(request).set("")
+        future = self._client.submit(
+            _run_on_worker, request, self._topic, key=f"{self._topic}/{request.key}", pure=False, retries=0
+        )
+        self._running[request.key] = (request, future)
+        future.add_done_callback(lambda done: self._on_done(request, done))
+
+    def next_news(self, timeout_s: float) -> News | None:
+        """The next finished epoch or attempt; None if there is none in time."""
+        try:
+            news = self._news.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(news, AttemptFinished):
+            del self._running[news.request.key]
+            self._wish(news.request).delete()
+        return news
+
+    def request_end(self, request: AttemptRequest, outcome: Outcome) -> None:
+        """Ask an attempt to end: PRUNED at its next epoch boundary, PAUSED at once after a checkpoint."""
+        self._wish(request).set(outcome.value)
+
+    def pause_all(self) -> None:
+        for request, _ in list(self._running.values()):
+            self.request_end(request, Outcome.PAUSED)
+
+    def _wish(self, request: AttemptRequest) -> Variable:
+        return Variable(_wish_name(self._topic, request), client=self._client)
+
+    def _on_event(self, event: tuple[float, dict]) -> None:
+        _, message = event
+        running = self._running.get(message["key"])
+        if running is not None:
+            self._news.put(EpochFinished(running[0], EpochMetrics(**json.loads(message["metrics"]))))
+
+    def _on_done(self, request: AttemptRequest, future: Future) -> None:
+        if future.status == "finished":
+            end = future.result()
+        elif future.status == "cancelled":
+            end = AttemptEnd(EndKind.INTERRUPTED, exit_code=-1, wall_s=0.0, log_tail="the Dask task was cancelled")
+        else:
+            end = _end_of_lost_runner(future.exception())
+        self._news.put(AttemptFinished(request, end))
+
+
+def _end_of_lost_runner(error: BaseException) -> AttemptEnd:
+    # KilledWorker: the allocation went away with the worker in it. Anything else is a fault of the runner itself.
+    kind = EndKind.INTERRUPTED if type(error).__name__ == "KilledWorker" else EndKind.CRASHED
+    return AttemptEnd(kind, exit_code=-1, wall_s=0.0, log_tail=f"runner: {type(error).__name__}: {error}")
+
+
+def _run_on_worker(request: AttemptRequest, topic: str) -> AttemptEnd:
+    worker = get_worker()
+    wish = Variable(_wish_name(topic, request), client=get_client())
+
+    def relay(metrics: EpochMetrics) -> None:
+        worker.log_event(topic, {"key": request.key, "metrics": json.dumps(asdict(metrics))})
+
+    def requested_end() -> Outcome | None:
+        value = wish.get()
+        return Outcome(value) if value else None
+
+    return run_attempt(request, relay, requested_end)
+
+
+def _wish_name(topic: str, request: AttemptRequest) -> str:
+    return f"{topic}/{request.key}/wish"

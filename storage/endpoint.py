@@ -1,0 +1,97 @@
+"""From a database URL to an Optuna storage, with no secret shown on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+STORAGE_VARIABLE = "SWITCHYARD_STORAGE"
+PASSWORD_VARIABLE = "SWITCHYARD_STORAGE_PASSWORD"
+
+
+class StorageError(ValueError):
+    """A database URL is malformed, carries a secret where others can read it, or its database is out of reach."""
+
+
+def parse_public_url(text: str, where: str) -> URL:
+    """The URL that a person typed where others can read it: a command line or a config file.
+
+    Raises:
+        StorageError: It is no database URL, or has a password in it.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise StorageError(
+            f"{where}: {text!r} is no database URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."
+        ) from error
+    if url.password is not None:
+        raise StorageError(
+            f"{where}: {url.render_as_string(hide_password=True)} has a password in it, which others on this machine "
+            f"can read; leave it out and set {PASSWORD_VARIABLE}, or keep it in ~/.pgpass."
+        )
+    return url
+
+
+def complete_url(url: URL) -> URL:
+    """The URL with what the environment adds: the password, and psycopg as PostgreSQL's driver."""
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    password = os.environ.get(PASSWORD_VARIABLE)
+    return url if password is None or url.drivername.startswith("sqlite") else url.set(password=password)
+
+
+def open_storage(url: URL) -> RDBStorage:
+    """Connect, and make Optuna's tables where there are none.
+
+    Raises:
+        StorageError: The database cannot be reached, or refuses.
+    """
+    url = complete_url(url)
+    if url.drivername.startswith("sqlite") and url.database:
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"the folder of {public_url(url)} cannot be made: {error.strerror}.") from error
+    try:
+        # pre_ping: a connection that the server closed meanwhile is replaced instead of used.
+        return RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs={"pool_pre_ping": True, "connect_args": _connect_arguments(url)},
+        )
+    except ImportError as error:
+        raise StorageError(f"{public_url(url)} needs a driver that is not installed: {error}.") from error
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise StorageError(
+            f"the database {public_url(url)} cannot be used: {describe_database_error(error)}. Check that it runs and "
+            f"that this user may write to it; a password comes from {PASSWORD_VARIABLE} or ~/.pgpass."
+        ) from error
+
+
+def public_url(url: URL) -> str:
+    """The URL as others may see it; also what optuna-dashboard is started with."""
+    return url.set(password=None).render_as_string(hide_password=True)
+
+
+def describe_database_error(error: BaseException) -> str:
+    """The database's own words on one line, without the statement and its values."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
+        error = error.orig
+    elif isinstance(error.__cause__, sqlalchemy.exc.DBAPIError):
+        return describe_database_error(error.__cause__)
+    return re.sub(r"\s+", " ", str(error)).strip().rstrip(".") or type(error).__name__
+
+
+def _connect_arguments(url: URL) -> dict[str, object]:
+    if url.drivername.startswith("sqlite"):
+        # A reader of the file, like the dashboard, may hold it for a moment.
+        return {"timeout": 30}
+    if url.drivername.startswith("postgresql"):
+        return {"connect_timeout": 10}
+    return {}

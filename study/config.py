@@ -1,0 +1,192 @@
+"""A study's config: TOML in, frozen and checked values out."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.records import ComponentSpec, TrialSpec
+from study import catalog
+from study.search_space import SearchSpace
+
+CONFIGS_DIR = Path(__file__).parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A config is missing, malformed or impossible. The message says which value and what to do."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudySettings(_Table):
+    """What is searched, how long and how."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the study in the database, and of its folder under runs_dir."""
+    trials: int = Field(ge=1)
+    """In all, those of earlier runs included."""
+    objective: Literal["f1_micro", "f1_macro"] = "f1_micro"
+    """Validation score of the last epoch, maximised."""
+    sampler: str = "random"
+    seed: int = Field(default=0, ge=0)
+    storage: str | None = None
+    """Database URL without password; default: sqlite in the study's folder."""
+    runs_dir: Path = Path("runs")
+    """On a cluster: on a file system that the compute nodes share."""
+    cache_dir: Path = Path("runs/cache")
+    """Where decoded data sets are kept; as runs_dir."""
+    crash_retries: int = Field(default=1, ge=0)
+    """Attempts after a crash, per trial; interruptions do not count."""
+
+
+class TrainingSettings(_Table):
+    """How each trial trains."""
+
+    epochs: int = Field(ge=1)
+    loader_batch_size: int = Field(ge=1)
+    """Samples per rank that the input pipeline hands over at once."""
+    checkpoint_every_epochs: int = Field(default=1, ge=1)
+    deterministic: bool = False
+
+
+class Component(BaseModel):
+    """`name` is a file's name; everything else in the table is an option of its `build`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class StudyConfig(_Table):
+    """All that defines a study."""
+
+    study: StudySettings
+    training: TrainingSettings
+    model: Component
+    dataset: Component
+    optimizer: Component
+    batch_policy: Component
+    search_space: SearchSpace
+
+    @property
+    def study_dir(self) -> Path:
+        return self.study.runs_dir / self.study.name
+
+    def trial_dir(self, number: int) -> Path:
+        return self.study_dir / "trials" / f"{number:04d}"
+
+    def component_specs(self, sampled: dict[str, Any]) -> dict[str, ComponentSpec]:
+        """Each kind's component with its fixed and its sampled options."""
+        return {
+            kind: ComponentSpec(
+                (component := getattr(self, kind)).name,
+                {**component.options, **self.search_space.options_for(kind, sampled)},
+            )
+            for kind in catalog.KINDS
+        }
+
+    def trial_spec(self, number: int, seed: int, sampled: dict[str, Any], world_size: int) -> TrialSpec:
+        """What the ranks of trial `number` are told."""
+        return TrialSpec(
+            study_name=self.study.name,
+            trial_number=number,
+            seed=seed,
+            epochs=self.training.epochs,
+            world_size=world_size,
+            loader_batch_size=self.training.loader_batch_size,
+            cache_dir=str(self.study.cache_dir.resolve()),
+            checkpoint_every_epochs=self.training.checkpoint_every_epochs,
+            deterministic=self.training.deterministic,
+            **self.component_specs(sampled),
+        )
+
+    def identity(self, world_size: int) -> dict[str, Any]:
+        """What must not change between two runs of one study, or its trials would not compare."""
+        study = self.study.model_dump(include={"objective", "sampler", "seed"})
+        rest = self.model_dump(mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}})
+        return {"study": study, **rest, "world_size": world_size}
+
+
+def load_config(path: Path, overrides: list[str]) -> StudyConfig:
+    """Read a config and apply the command line's `TABLE.KEY=VALUE` to it.
+
+    Raises:
+        ConfigError: No such file, not TOML, an unknown or impossible value, an unknown component or option.
+    """
+    tables = _read_toml(path)
+    for override in overrides:
+        _apply(tables, override)
+    try:
+        config = StudyConfig.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "\n  ".join(_describe(e) for e in error.errors())) from error
+    for kind in catalog.KINDS:
+        component: Component = getattr(config, kind)
+        sampled = getattr(config.search_space, kind)
+        if both := sorted(set(component.options) & set(sampled)):
+            raise ConfigError(f"{path}: {both[0]} is both fixed under [{kind}] and sampled; remove one of the two.")
+        try:
+            catalog.check_options(kind, component.name, frozenset(component.options) | frozenset(sampled))
+        except catalog.CatalogError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(p.relative_to(CONFIGS_DIR.parent.parent)) for p in CONFIGS_DIR.glob("*.toml")))
+        raise ConfigError(f"there is no config {path}; the ones that come along: {known}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config {path} is not valid TOML: {error}.") from error
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    """Set one value; text that is no TOML value is taken as a string, so that names need no quotes."""
+    key, separator, text = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not separator or not parents or not last:
+        raise ConfigError(f"--set {override!r}; write it as TABLE.KEY=VALUE, for example training.epochs=10.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = tables
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is a value, not a table.")
+    table[last] = value
+
+
+def _describe(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{where} is no key that is known here; valid are {', '.join(_valid_keys(error['loc'][:-1]))}."
+    if error["type"] == "missing":
+        return f"{where} is missing."
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {reason} (got {error['input']!r})."
+
+
+def _valid_keys(table: tuple[int | str, ...]) -> list[str]:
+    model: Any = StudyConfig
+    for part in table:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            # Inside the search space: the tag of the union is part of the location.
+            return ["type", "low", "high", "log", "step", "choices"]
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,104 @@
+"""The search space as a config writes it, and as Optuna's distributions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if False:  # For type checkers: Optuna takes half a second to import, and --help needs none of it.
+    from optuna.distributions import BaseDistribution
+
+Scalar = bool | int | float | str
+
+
+class _Range(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> _Range:
+        low, high = self.low, self.high  # type: ignore[attr-defined]
+        if low > high:
+            raise ValueError(f"low={low} is above high={high}; exchange them")
+        if self.log and low <= 0:  # type: ignore[attr-defined]
+            raise ValueError(f"low={low} with log=true; a logarithmic range starts above 0")
+        return self
+
+
+class FloatRange(_Range):
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+
+class IntRange(_Range):
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check_step(self) -> IntRange:
+        if self.log and self.step != 1:
+            raise ValueError(f"step={self.step} with log=true; a logarithmic range has no step")
+        return self
+
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
+
+
+class Choices(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["categorical"]
+    choices: tuple[Scalar, ...] = Field(min_length=1)
+
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.choices)
+
+
+Parameter = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
+
+
+class SearchSpace(BaseModel):
+    """Which options of which component are sampled: one table per kind of component."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: dict[str, Parameter] = {}
+    dataset: dict[str, Parameter] = {}
+    optimizer: dict[str, Parameter] = {}
+    batch_policy: dict[str, Parameter] = {}
+
+    @model_validator(mode="after")
+    def _check_names(self) -> SearchSpace:
+        """Trial parameters bear the options' bare names, in tables and in the dashboard."""
+        names = [name for _, table in self for name in table]
+        if not names:
+            raise ValueError("it is empty; a study samples at least one parameter, for example optimizer.learning_rate")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is sampled for two components; one name means one parameter")
+        return self
+
+    def parameters(self) -> dict[str, FloatRange | IntRange | Choices]:
+        """All parameters by name."""
+        return {name: parameter for _, table in self for name, parameter in table.items()}
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return {name: parameter.distribution() for name, parameter in self.parameters().items()}
+
+    def options_for(self, kind: str, sampled: dict[str, Any]) -> dict[str, Any]:
+        """The sampled values that go to the component of one kind."""
+        return {name: sampled[name] for name in getattr(self, kind)}

@@ -1,0 +1,102 @@
+"""What follows from the end of an attempt: tell the study, or try again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cluster.attempt import AttemptEnd, EndKind
+from storage.records import EpochMetrics, Outcome
+
+# An interruption is nobody's fault and costs the trial nothing, as long as the trial gets anywhere between two.
+MAX_INTERRUPTIONS_WITHOUT_PROGRESS = 3
+
+
+class Finish(StrEnum):
+    """How a trial is entered in the database."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Tell:
+    """The trial is over."""
+
+    finish: Finish
+    value: float | None
+    outcome: str
+    """What the trial's attributes say: an Outcome, or what went wrong."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TryAgain:
+    """The trial goes on from its checkpoint, in a new attempt."""
+
+    reason: str
+
+
+Transition = Tell | TryAgain
+
+
+def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: int) -> Transition:
+    """Decide by all attempts of a trial, oldest first; the last one has just ended.
+
+    Args:
+        objective: Field of EpochMetrics that is the trial's value, taken from the last epoch.
+        crash_retries: Attempts granted after crashes.
+    """
+    end = ends[-1]
+    if end.result is not None:
+        return _after_result(ends, objective)
+    if end.kind is EndKind.BAD_SPEC:
+        return Tell(Finish.FAIL, None, "bad spec", last_line(end.log_tail))
+    if end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED):
+        if _fruitless_interruptions(ends) >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
+            return Tell(Finish.FAIL, None, "interrupted", f"{_fruitless_interruptions(ends)} times without an epoch")
+        return TryAgain(f"{end.kind} (exit code {end.exit_code})")
+    crashes = sum(e.kind is EndKind.CRASHED for e in ends)
+    if crashes > crash_retries:
+        return Tell(Finish.FAIL, None, "crashed", f"exit code {end.exit_code}, attempt {len(ends)}")
+    return TryAgain(f"crashed (exit code {end.exit_code})")
+
+
+def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
+    """The epochs of a trial over its attempts; where two trained the same epoch, the later one counts."""
+    merged = {metrics.epoch: metrics for end in ends for metrics in end.epochs}
+    return [merged[epoch] for epoch in sorted(merged)]
+
+
+def last_line(text: str) -> str:
+    """The last line that says `error:`, or else the last one: what a person should read first."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or [""])[-1].removeprefix("error: ")
+
+
+def _after_result(ends: Sequence[AttemptEnd], objective: str) -> Transition:
+    result = ends[-1].result
+    epochs = merge_epochs(ends)
+    match result.outcome:
+        case Outcome.PAUSED:
+            return TryAgain("paused")
+        case Outcome.DIVERGED:
+            # A network whose weights are not finite predicts no class at all: its F1 is 0, and samplers learn from it.
+            return Tell(Finish.COMPLETE, 0.0, result.outcome, result.reason)
+        case Outcome.PRUNED:
+            return Tell(Finish.PRUNED, None, result.outcome, result.reason)
+        case Outcome.COMPLETED:
+            return Tell(Finish.COMPLETE, getattr(epochs[-1], objective), result.outcome)
+
+
+def _fruitless_interruptions(ends: Sequence[AttemptEnd]) -> int:
+    """Interrupted attempts, counted back from the last one, that finished no epoch."""
+    count = 0
+    for end in reversed(ends):
+        if end.kind not in (EndKind.INTERRUPTED, EndKind.SUPERSEDED) or end.epochs:
+            break
+        count += 1
+    return count

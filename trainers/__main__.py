@@ -1,0 +1,131 @@
+"""One rank: `mpirun -np N python -m trainers TRIAL_DIR` trains the trial whose spec.json lies in TRIAL_DIR."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from storage.records import EpochMetrics, TrialResult, TrialSpec
+from storage.trial_dir import AttemptDir, TrialDir, TrialDirError
+from trainers import components
+from trainers.batch_plan import plan_batch
+from trainers.datasets import Dataset, DatasetError, Split
+
+EXIT_BAD_SPEC = 2
+EXIT_SUPERSEDED = 4
+
+
+class SpecError(ValueError):
+    """The specification asks for what cannot be trained."""
+
+
+def main() -> int:
+    arguments = _parse_arguments()
+    trial = TrialDir(arguments.trial_dir)
+    try:
+        spec = trial.read_spec()
+        check_spec(spec)
+        if arguments.check:
+            return 0
+        return _train(spec, trial, arguments)
+    except (SpecError, TrialDirError, components.ComponentError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_SPEC
+
+
+def check_spec(spec: TrialSpec) -> None:
+    """Check all that can be checked without TensorFlow: data set, splits and every batch size.
+
+    Raises:
+        SpecError: With what to change.
+    """
+    try:
+        policy = components.build("batch_policies", spec.batch_policy)
+        for size in policy.global_batch_sizes:
+            plan_batch(size, spec.world_size, spec.loader_batch_size)
+        dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    sizes = dataset.sizes()
+    for split in (Split.TRAIN, Split.VAL):
+        if sizes.get(split, 0) < spec.world_size:
+            raise SpecError(
+                f"the {split} split of {spec.dataset.name} holds {sizes.get(split, 0)} samples; it needs at least one "
+                f"for each of the {spec.world_size} ranks."
+            )
+
+
+def _train(spec: TrialSpec, trial: TrialDir, arguments: argparse.Namespace) -> int:
+    # Imported here: a check answers without waiting for TensorFlow, and MPI starts only in a rank.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from trainers.communicator import Communicator, CommunicatorError, configure_threads
+    from trainers.train import BatchTooLargeError, SupersededError, build_training, train
+
+    is_interrupted = _listen_for_interruption()
+    threads = configure_threads(arguments.threads, spec.deterministic)
+    communicator = Communicator()
+    try:
+        communicator.require_world_size(spec.world_size)
+        attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, arguments.attempt, communicator.is_first)))
+        report = communicator.report(threads)
+        if communicator.is_first:
+            attempt.write_communicator(report)
+        result = train(build_training(spec, communicator), attempt, is_interrupted, _reporter(attempt, spec))
+    except (CommunicatorError, BatchTooLargeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_SPEC
+    except SupersededError as error:
+        print(error, file=sys.stderr)
+        return EXIT_SUPERSEDED
+    if communicator.is_first:
+        _finish(attempt, result)
+    return 0
+
+
+def _finish(attempt: AttemptDir, result: TrialResult) -> None:
+    attempt.write_result(result)
+    print(f"{result.outcome} after {result.epochs_done} epochs {result.reason}".rstrip(), flush=True)
+
+
+def _reporter(attempt: AttemptDir, spec: TrialSpec):
+    def report(metrics: EpochMetrics) -> None:
+        attempt.append_metrics(metrics)
+        print(
+            f"epoch {metrics.epoch + 1}/{spec.epochs}: batch {metrics.global_batch_size}, "
+            f"loss {metrics.train_loss:.4f}, val F1 micro {metrics.f1_micro:.4f} macro {metrics.f1_macro:.4f}, "
+            f"{metrics.samples_per_s:.0f} images/s",
+            flush=True,
+        )
+
+    return report
+
+
+def _open_attempt(trial: TrialDir, number: int | None, is_first: bool) -> Path | None:
+    """The runner opens the attempt and names it; by hand, rank 0 opens the next one."""
+    if not is_first:
+        return None
+    return (trial.new_attempt() if number is None else trial.attempt(number)).path
+
+
+def _listen_for_interruption():
+    """Note SIGTERM and SIGUSR1; all ranks then save at the end of the loader batch and pause."""
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda signum, frame: received.append(signum))
+    return lambda: bool(received)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainers", description=__doc__)
+    parser.add_argument("trial_dir", type=Path, metavar="TRIAL_DIR", help="holds spec.json; results are put there")
+    parser.add_argument("--attempt", type=int, help="number of an attempt that is open already; default: a new one")
+    parser.add_argument("--threads", type=int, help="per rank; default: all cores that the rank may run on")
+    parser.add_argument("--check", action="store_true", help="check the specification and its data set, train nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The state of a training, as one file that is replaced by rename: a reader finds a whole checkpoint or the one before.
+
+A checkpoint may lie inside an epoch: the order of the samples is a function of (seed, epoch), so the number of loader
+batches that are done says all about the place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.records import EpochMetrics
+from storage.trial_dir import write_atomically
+from trainers.communicator import Communicator
+
+Arrays = list[NDArray[Any]]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not belong to this trial, or is damaged."""
+
+
+@dataclass
+class Progress:
+    """How far the training is. Sums are over the epoch under way, and over all ranks once they are saved."""
+
+    history: list[EpochMetrics] = field(default_factory=list)
+    loader_batches: int = 0
+    updates: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    train_s: float = 0.0
+    first_batch_s: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, from 0."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The variables that make a training what it is.
+
+    Trainable variables and those of the optimizer are alike on all ranks at any time. The rest (moving statistics of
+    batch normalisation, states of random generators) are each rank's own between two evaluations.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+
+    def shared(self) -> list[keras.Variable]:
+        return [*self.model.trainable_variables, *self.optimizer.variables]
+
+    def per_rank(self) -> list[keras.Variable]:
+        return list(self.model.non_trainable_variables)
+
+    def moving_statistics(self) -> list[keras.Variable]:
+        return [v for v in self.model.non_trainable_variables if "float" in v.dtype]
+
+    def copy(self) -> Arrays:
+        return _values([*self.shared(), *self.per_rank()])
+
+    def assign(self, values: Arrays) -> None:
+        _assign([*self.shared(), *self.per_rank()], values)
+
+
+def save(path: Path, state: TrainingState, progress: Progress, communicator: Communicator) -> None:
+    """Write the checkpoint on rank 0. All ranks call it.
+
+    Raises:
+        OSError: The file cannot be written; the checkpoint before it stays.
+    """
+    totals = communicator.sum(np.array([progress.loss_sum]))
+    per_rank = communicator.gather(_values(state.per_rank()))
+    if per_rank is None:
+        return
+    arrays = {f"shared/{i:05d}": value for i, value in enumerate(_values(state.shared()))}
+    arrays |= {f"per_rank/{i:05d}": np.stack(values) for i, values in enumerate(zip(*per_rank, strict=True))}
+    arrays["progress"] = np.array(json.dumps(dataclasses.asdict(progress) | {"loss_sum": float(totals[0])}))
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomically(path, content.getvalue())
+
+
+def load(path: Path, state: TrainingState, communicator: Communicator) -> Progress | None:
+    """Restore the checkpoint on all ranks; None if there is none. Only rank 0 reads the file, so all see the same.
+
+    Raises:
+        CheckpointError: The file is not a checkpoint of this trial.
+    """
+    content = communicator.broadcast(path.read_bytes() if communicator.is_first and path.exists() else None)
+    if content is None:
+        return None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            shared = [arrays[name] for name in sorted(arrays.files) if name.startswith("shared/")]
+            per_rank = [arrays[name] for name in sorted(arrays.files) if name.startswith("per_rank/")]
+            fields = json.loads(str(arrays["progress"]))
+        _assign(state.shared(), shared)
+        _assign(state.per_rank(), [values[communicator.rank] for values in per_rank])
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of this trial ({error}); remove it to start over.") from error
+    fields["history"] = [EpochMetrics(**metrics) for metrics in fields["history"]]
+    # The sum over all ranks is carried on by one of them.
+    fields["loss_sum"] = fields["loss_sum"] if communicator.is_first else 0.0
+    return Progress(**fields)
+
+
+def _values(variables: list[keras.Variable]) -> Arrays:
+    return [np.asarray(v) for v in variables]
+
+
+def _assign(variables: list[keras.Variable], values: Arrays) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

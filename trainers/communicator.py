@@ -1,0 +1,155 @@
+"""The ranks' view of one another: collectives on the device by Horovod, on the host by MPI.
+
+The only importer of Horovod and of mpi4py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+# Before Horovod starts: MPI is then initialised here, with full thread support (Horovod's background thread and the
+# host collectives below use it at once), and hvd.shutdown() leaves it alone.
+from mpi4py import MPI  # isort: skip
+import horovod.tensorflow as hvd  # isort: skip
+
+from storage.records import CommunicatorReport
+
+
+class CommunicatorError(RuntimeError):
+    """The ranks that met are not the ones that were asked for."""
+
+
+class Communicator:
+    """All ranks of one attempt. Every method but the properties is a collective: all ranks call it, in one order."""
+
+    def __init__(self) -> None:
+        hvd.init()
+        # A communicator of our own keeps host messages apart from Horovod's.
+        self._host = MPI.COMM_WORLD.Dup()
+        self._gpus = tf.config.list_physical_devices("GPU")
+        if self._gpus:
+            # The job step sees all GPUs of the node (NCCL needs its peers); each rank takes the one of its number.
+            tf.config.set_visible_devices(self._gpus[hvd.local_rank()], "GPU")
+            tf.config.experimental.set_memory_growth(self._gpus[hvd.local_rank()], True)
+
+    @property
+    def rank(self) -> int:
+        return hvd.rank()
+
+    @property
+    def world_size(self) -> int:
+        return hvd.size()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the one that writes files."""
+        return hvd.rank() == 0
+
+    @property
+    def data_plane(self) -> str:
+        """What moves the gradients: nccl, mpi or gloo."""
+        if self._gpus and hvd.nccl_built():
+            return "nccl"
+        return "mpi" if hvd.mpi_enabled() else "gloo"
+
+    def report(self, threads_per_rank: int) -> CommunicatorReport:
+        """What the ranks found out about themselves; the same on all ranks."""
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in self._gpus]
+        own_gpu = details[hvd.local_rank()].get("device_name", "GPU") if details else ""
+        facts = self._host.allgather((socket.gethostname(), f"{own_gpu}:{hvd.local_rank()}" if own_gpu else ""))
+        return CommunicatorReport(
+            world_size=hvd.size(),
+            hosts=[host for host, _ in facts],
+            data_plane=self.data_plane,
+            nccl_built=bool(hvd.nccl_built()),
+            mpi_built=bool(hvd.mpi_built()),
+            gloo_built=bool(hvd.gloo_built()),
+            mpi_enabled=bool(hvd.mpi_enabled()),
+            gloo_enabled=bool(hvd.gloo_enabled()),
+            gpus=[gpu for _, gpu in facts],
+            threads_per_rank=threads_per_rank,
+            versions={
+                "tensorflow": tf.__version__,
+                "horovod": hvd.__version__,
+                "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0],
+            },
+        )
+
+    def require_world_size(self, world_size: int) -> None:
+        """Refuse to train on other ranks than the trial was written for.
+
+        Raises:
+            CommunicatorError: More or fewer ranks have come.
+        """
+        if hvd.size() != world_size:
+            raise CommunicatorError(
+                f"the trial asks for {world_size} ranks but {hvd.size()} have met; start it as "
+                f"`mpirun -np {world_size} python -m trainers ...`."
+            )
+
+    def average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Mean over ranks of each tensor, in one grouped allreduce. May be traced into a graph."""
+        if hvd.size() == 1:
+            return list(gradients)
+        return hvd.grouped_allreduce(list(gradients), op=hvd.Average)
+
+    def broadcast_variables(self, variables: Sequence[tf.Variable]) -> None:
+        """Give every rank the first rank's values."""
+        if hvd.size() > 1 and variables:
+            hvd.broadcast_variables(list(variables), root_rank=0)
+
+    def average_variables(self, variables: Sequence[tf.Variable]) -> None:
+        """Set each variable to its mean over the ranks."""
+        if hvd.size() > 1 and variables:
+            means = hvd.grouped_allreduce([tf.convert_to_tensor(v) for v in variables], op=hvd.Average)
+            for variable, mean in zip(variables, means, strict=True):
+                variable.assign(mean)
+
+    def sum(self, values: NDArray) -> NDArray:
+        """Sum over ranks of a host array, in its own dtype."""
+        total = np.empty_like(values)
+        self._host.Allreduce(values, total, op=MPI.SUM)
+        return total
+
+    def any(self, claim: bool) -> bool:
+        """Whether the claim holds on at least one rank."""
+        return bool(self._host.allreduce(int(claim), op=MPI.MAX))
+
+    def broadcast(self, value: Any) -> Any:
+        """The first rank's value, on all ranks. The others' values are ignored."""
+        return self._host.bcast(value, root=0)
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value in rank order, on the first rank; None on the others."""
+        return self._host.gather(value, root=0)
+
+    @contextmanager
+    def first_rank_first(self) -> Iterator[None]:
+        """Let rank 0 run the block to its end before the others enter it: what it caches, they find."""
+        if not self.is_first:
+            self._host.Barrier()
+        yield
+        if self.is_first:
+            self._host.Barrier()
+
+
+def configure_threads(threads: int | None, deterministic: bool) -> int:
+    """Set TensorFlow's thread pools, before its first operation; gives the number of threads in use.
+
+    Args:
+        threads: Per rank; None takes the cores that this process may run on.
+    """
+    count = 1 if deterministic else threads or len(os.sched_getaffinity(0))
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    tf.config.threading.set_inter_op_parallelism_threads(1 if deterministic else 2)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return count

@@ -1,0 +1,232 @@
+"""Train one trial: Algorithm 1 of the paper, between checkpoints.
+
+The ranks run this function together, and every branch that holds a collective is taken by all of them or none.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from storage.records import EpochMetrics, Outcome, TrialResult, TrialSpec
+from storage.trial_dir import AttemptDir
+from trainers import checkpoint, components
+from trainers.batch_plan import BatchPlan, plan_batch
+from trainers.batch_policies import BatchPolicy
+from trainers.checkpoint import Progress, TrainingState
+from trainers.communicator import Communicator
+from trainers.datasets import Dataset, SampleSource, Split
+from trainers.loader import evaluation_order, read_batches, training_order
+from trainers.metrics import ClassCounts
+from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
+
+
+class BatchTooLargeError(ValueError):
+    """The largest batch that the batch policy may ask for does not fit into a rank's memory."""
+
+
+class SupersededError(RuntimeError):
+    """A newer attempt of the trial exists: these ranks outlived the reported end of theirs, and must write no more."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One trial, built: what its specification names, and the compiled calls."""
+
+    spec: TrialSpec
+    communicator: Communicator
+    policy: BatchPolicy
+    dataset: Dataset
+    train: SampleSource
+    val: SampleSource
+    state: TrainingState
+    train_step: TrainStep
+    evaluate_step: EvaluateStep
+
+    def plan(self, global_batch_size: int) -> BatchPlan:
+        return plan_batch(global_batch_size, self.spec.world_size, self.spec.loader_batch_size)
+
+
+def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
+    """Build what the specification names. All ranks come out with the same weights."""
+    keras.utils.set_random_seed(spec.seed)
+    policy = components.build("batch_policies", spec.batch_policy)
+    with communicator.first_rank_first():
+        dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
+        train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
+    model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
+    optimizer = components.build("optimizers", spec.optimizer, model)
+    optimizer.build(model.trainable_variables)
+    state = TrainingState(model, optimizer)
+    communicator.broadcast_variables([v.value for v in [*state.shared(), *state.moving_statistics()]])
+    return Training(
+        spec=spec,
+        communicator=communicator,
+        policy=policy,
+        dataset=dataset,
+        train=train,
+        val=val,
+        state=state,
+        train_step=compile_train_step(model, optimizer, dataset, communicator),
+        evaluate_step=compile_evaluate_step(model, dataset),
+    )
+
+
+def train(
+    training: Training, attempt: AttemptDir, is_interrupted: Callable[[], bool], report: Callable[[EpochMetrics], None]
+) -> TrialResult:
+    """Train from the checkpoint, or from the beginning, to an end.
+
+    Args:
+        is_interrupted: Whether this rank has been asked to make room; all ranks then save and pause.
+        report: Called on rank 0 with each finished epoch.
+
+    Raises:
+        BatchTooLargeError: The largest batch does not fit; found out before epoch 0, not at the switch.
+        SupersededError: A newer attempt has begun.
+    """
+    spec, communicator = training.spec, training.communicator
+    checkpoint_path = attempt.trial.checkpoint_path
+    warm_up(training)
+    progress = checkpoint.load(checkpoint_path, training.state, communicator) or Progress()
+
+    while progress.epoch < spec.epochs:
+        started = time.perf_counter()
+        epoch, history = progress.epoch, progress.history
+        global_batch_size = training.policy.global_batch_size(epoch, history)
+
+        train_epoch(training, progress, training.plan(global_batch_size), is_interrupted)
+        if progress.loader_batches < loader_batches_per_epoch(training):
+            _save(training, progress, attempt)
+            return TrialResult(Outcome.PAUSED, epoch, "interrupted inside an epoch; the checkpoint holds the place")
+
+        communicator.average_variables([v.value for v in training.state.moving_statistics()])
+        val_loss, counts = evaluate(training)
+        loss_sum, samples = communicator.sum(np.array([progress.loss_sum, progress.samples], np.float64))
+        metrics = EpochMetrics(
+            epoch=epoch,
+            train_loss=loss_sum / samples,
+            val_loss=val_loss,
+            f1_micro=counts.f1_micro,
+            f1_macro=counts.f1_macro,
+            global_batch_size=global_batch_size,
+            learning_rate=float(training.state.optimizer.learning_rate),
+            updates=progress.updates,
+            samples=int(samples),
+            samples_per_s=samples / progress.train_s,
+            first_batch_s=progress.first_batch_s,
+            wall_s=time.perf_counter() - started,
+        )
+        if communicator.is_first:
+            report(metrics)
+        progress = Progress(history=[*history, metrics])
+
+        if not math.isfinite(metrics.train_loss):
+            return TrialResult(Outcome.DIVERGED, progress.epoch, f"the training loss of epoch {epoch} is not finite")
+        verdict = _verdict(attempt, communicator, is_interrupted)
+        if verdict or progress.epoch % spec.checkpoint_every_epochs == 0 or progress.epoch == spec.epochs:
+            _save(training, progress, attempt)
+        if verdict and progress.epoch < spec.epochs:
+            return TrialResult(verdict, progress.epoch, "asked to stop at an epoch's end")
+
+    return TrialResult(Outcome.COMPLETED, progress.epoch)
+
+
+def train_epoch(
+    training: Training, progress: Progress, plan: BatchPlan, is_interrupted: Callable[[], bool]
+) -> None:
+    """Train from where `progress` stands to the end of its epoch, or to an interruption on any rank.
+
+    In the small phase the loader batch is cut into micro-batches with one update each; in the large phase it makes
+    one update. Both are the same compiled call.
+    """
+    spec, communicator = training.spec, training.communicator
+    order = training_order(len(training.train), spec.seed, progress.epoch, communicator.rank, communicator.world_size)
+    order = order[progress.loader_batches * spec.loader_batch_size :]
+    last = loader_batches_per_epoch(training)
+    train_s_before, started = progress.train_s, time.perf_counter()
+    losses: list[tf.Tensor] = []
+
+    for samples, labels in read_batches(training.train, order, spec.loader_batch_size):
+        micro_batches = plan.micro_batches(len(labels))
+        losses.append(training.train_step(samples, labels, tf.constant(micro_batches)))
+        progress.loader_batches += 1
+        progress.updates += micro_batches
+        progress.samples += len(labels)
+        if progress.loader_batches == 1:
+            losses[0].numpy()  # Waits for the device, which the other batches need not.
+            progress.first_batch_s = time.perf_counter() - started
+        if progress.loader_batches < last and communicator.any(is_interrupted()):
+            break
+
+    progress.loss_sum += sum(float(loss) for loss in losses)
+    progress.train_s = train_s_before + time.perf_counter() - started
+
+
+def evaluate(training: Training) -> tuple[float, ClassCounts]:
+    """Loss and counts over the whole validation set, every sample once, all ranks together."""
+    communicator, samples = training.communicator, len(training.val)
+    order = evaluation_order(samples, communicator.rank, communicator.world_size)
+    loss_sum = np.zeros(1, np.float64)
+    counts = np.zeros((3, len(training.dataset.class_names)), np.int64)
+    for batch in read_batches(training.val, order, training.spec.loader_batch_size):
+        loss, batch_counts = training.evaluate_step(*batch)
+        loss_sum += loss.numpy()
+        counts += batch_counts.numpy()
+    return float(communicator.sum(loss_sum)[0]) / samples, ClassCounts(*communicator.sum(counts))
+
+
+def warm_up(training: Training) -> None:
+    """Run every batch shape once and undo it, so that neither epoch 0 nor the switch pays for compilation, and a
+    batch that does not fit is known before epoch 0.
+
+    Raises:
+        BatchTooLargeError: The largest batch does not fit into this rank's memory.
+    """
+    before = training.state.copy()
+    sizes = training.policy.global_batch_sizes
+    try:
+        for size in sizes:
+            # Two micro-batches where there are several: the loop is warm then, and the longest phase costs no more.
+            plan = training.plan(size)
+            micro_batches = min(plan.split, 2)
+            samples, labels = _zeros(training, plan.local_batch_size * micro_batches)
+            training.train_step(samples, labels, tf.constant(micro_batches)).numpy()
+        training.evaluate_step(*_zeros(training, training.spec.loader_batch_size))
+    except tf.errors.ResourceExhaustedError as error:
+        raise BatchTooLargeError(
+            f"global_batch_size={sizes[-1]} does not fit: rank {training.communicator.rank} has no memory for "
+            f"{training.plan(sizes[-1]).local_batch_size} samples at once ({error.message.splitlines()[0]}); use a "
+            "smaller batch or more ranks."
+        ) from error
+    training.state.assign(before)
+
+
+def loader_batches_per_epoch(training: Training) -> int:
+    return math.ceil(len(training.train) // training.spec.world_size / training.spec.loader_batch_size)
+
+
+def _zeros(training: Training, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    dataset = training.dataset
+    samples = tf.zeros([size, *dataset.sample_shape], dataset.sample_dtype)
+    return samples, tf.zeros([size, len(dataset.class_names)], tf.uint8)
+
+
+def _verdict(attempt: AttemptDir, communicator: Communicator, is_interrupted: Callable[[], bool]) -> Outcome | None:
+    """What is to happen after an epoch: None goes on. Rank 0 reads the disk, all ranks do the same thing."""
+    interrupted = communicator.any(is_interrupted())
+    requested = attempt.requested_stop() if communicator.is_first else None
+    return communicator.broadcast(requested) or (Outcome.PAUSED if interrupted else None)
+
+
+def _save(training: Training, progress: Progress, attempt: AttemptDir) -> None:
+    if training.communicator.broadcast(training.communicator.is_first and attempt.is_superseded()):
+        raise SupersededError(f"{attempt.path} is superseded by a newer attempt; its ranks end here.")
+    checkpoint.save(attempt.trial.checkpoint_path, training.state, progress, training.communicator)
