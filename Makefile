@@ -1,0 +1,74 @@
+# `make study` and `make test` are all that a fresh machine needs: Python 3.11 to 3.13, make and a C++ compiler, no root.
+# uv comes from tools.lock, all else from requirements.lock, Open MPI included; Horovod is compiled as pyproject.toml says.
+
+# The first Python that will do. Each candidate is run: pyenv puts commands on PATH that only say what is missing.
+IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	if $$python -c '$(IS_SUPPORTED)' 2> /dev/null; then command -v $$python; break; fi; done)
+UV ?= .tools/bin/uv
+
+# `module load` sets it on many clusters, and what it names would shadow the pinned packages.
+unexport PYTHONPATH
+# The Python is the one that was asked for, or none.
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help env study test bench lint lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+env: .venv/complete ## Set up .venv; a few minutes the first time, nothing after that. [PYTHON=..., UV=...]
+
+study: env ## Run or resume a study, the demo by default. [ARGS="--config study/configs/X.toml"]
+	.venv/bin/python study/run.py $(ARGS)
+
+test: lint ## Check the style, then run all tests. [ARGS="tests/storage -x"]
+	.venv/bin/python -m pytest $(ARGS)
+
+bench: env ## Print the table of docs/benchmarks.md for this machine.
+	.venv/bin/python -m tests.bench $(ARGS)
+
+lint: env ## Check style, types and the direction of imports.
+	.venv/bin/ruff check --quiet .
+	.venv/bin/ruff format --quiet --check .
+	.venv/bin/mypy --no-error-summary
+	.venv/bin/lint-imports --no-logo
+
+# uv.lock stays out of git: it names the hosts of registries. With it, versions move only as far as pyproject.toml asks.
+lock: | $(UV) ## Pin anew what pyproject.toml asks for, here and in environment.yml. [ARGS=--upgrade]
+	$(UV) lock --python "$(PYTHON)" $(ARGS)
+	$(UV) export --quiet --no-emit-project --no-annotate --no-header --output-file requirements.lock
+	$(UV) export --quiet --no-emit-project --no-annotate --no-header --output-file tools.lock --only-group tools
+	$(MAKE) env
+	.venv/bin/python -m tests.architecture.conda_environment
+
+clean: ## Remove the environment and all caches; keep runs/.
+	rm -rf .venv .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Both at once, before anything is downloaded. The compilers are those that CMake looks for.
+define require_python_and_compiler
+	@"$(PYTHON)" -c '$(IS_SUPPORTED)' 2> /dev/null || { \
+		echo 'error: no Python 3.11, 3.12 or 3.13 (PYTHON="$(PYTHON)"); name one: make env PYTHON=/path/to/python3.11' >&2; \
+		exit 1; }
+	@for compiler in "$$CXX" c++ g++ clang++; do command -v "$$compiler" > /dev/null && exit; done; \
+		echo 'error: no C++ compiler, and Horovod is compiled here; install g++, `module load` one or set CXX' >&2; \
+		exit 1
+endef
+
+# Made aside and renamed, so that an interrupted set-up leaves no half-written uv behind.
+.tools/bin/uv: tools.lock
+	$(require_python_and_compiler)
+	rm -rf .tools .tools.part
+	"$(PYTHON)" -m venv .tools.part
+	.tools.part/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tools.lock
+	mv .tools.part .tools
+
+# The last step makes the target: whatever interrupts the others, the next call goes on with them.
+.venv/complete: requirements.lock tools.lock pyproject.toml | $(UV)
+	$(require_python_and_compiler)
+	@.venv/bin/python -c '' 2> /dev/null || $(UV) venv --quiet --clear --python "$(PYTHON)" .venv
+	$(UV) pip sync --python .venv/bin/python --require-hashes \
+		--build-constraints requirements.lock --build-constraints tools.lock requirements.lock
+	@touch $@
