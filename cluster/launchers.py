@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster import private_network
+
 
 class LauncherError(ValueError):
     """There is no launcher of this name, or it cannot start this layout."""
@@ -40,8 +42,8 @@ class Mpirun:
     """Open MPI's own launcher: one machine, or an allocation that it finds in its environment."""
 
     def argv(self, layout: RankLayout, program: Sequence[str]) -> tuple[str, ...]:
-        single_machine = ("--mca", "btl", "self,sm", "--prtemca", "prte_if_include", "lo") if layout.nodes == 1 else ()
-        return (
+        is_one_machine = layout.nodes == 1
+        command = (
             "mpirun",
             "-np",
             str(layout.world_size),
@@ -50,10 +52,11 @@ class Mpirun:
             f"ppr:{layout.ranks_per_node}:node:OVERSUBSCRIBE",
             "--bind-to",
             "none",
-            # Shared memory only, and PRRTE's own sockets on the loopback: nothing of the trial leaves the machine.
-            *single_machine,
+            # On one machine shared memory is all that is needed, and MPI opens no port.
+            *(("--mca", "btl", "self,sm") if is_one_machine else ()),
             *program,
         )
+        return private_network.wrap(command) if is_one_machine else command
 
 
 @dataclass(frozen=True)

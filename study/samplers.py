@@ -70,6 +70,15 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 }
 
 
+def check_sampler(name: str) -> None:
+    """Raise what `build_sampler` would, before there is a study.
+
+    Raises:
+        SamplerError: There is none of this name, or it lacks a package.
+    """
+    build_sampler(name, seed=0, finished_trials=0)
+
+
 def build_sampler(name: str, seed: int, finished_trials: int) -> BaseSampler:
     """The sampler of a study.
 

@@ -1,13 +1,13 @@
-"""The search space as a config writes it, and as Optuna's distributions."""
+"""The search space as a config writes it, and how Optuna samples it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-if False:  # For type checkers: Optuna takes half a second to import, and --help needs none of it.
-    from optuna.distributions import BaseDistribution
+if TYPE_CHECKING:
+    import optuna
 
 Scalar = bool | int | float | str
 
@@ -31,10 +31,8 @@ class FloatRange(_Range):
     high: float
     log: bool = False
 
-    def distribution(self) -> BaseDistribution:
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high, log=self.log)
+    def suggest(self, trial: optuna.Trial, name: str) -> float:
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
 class IntRange(_Range):
@@ -50,10 +48,8 @@ class IntRange(_Range):
             raise ValueError(f"step={self.step} with log=true; a logarithmic range has no step")
         return self
 
-    def distribution(self) -> BaseDistribution:
-        from optuna.distributions import IntDistribution
-
-        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
+    def suggest(self, trial: optuna.Trial, name: str) -> int:
+        return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
 
 
 class Choices(BaseModel):
@@ -62,10 +58,8 @@ class Choices(BaseModel):
     type: Literal["categorical"]
     choices: tuple[Scalar, ...] = Field(min_length=1)
 
-    def distribution(self) -> BaseDistribution:
-        from optuna.distributions import CategoricalDistribution
-
-        return CategoricalDistribution(self.choices)
+    def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
+        return trial.suggest_categorical(name, self.choices)
 
 
 Parameter = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
@@ -96,8 +90,9 @@ class SearchSpace(BaseModel):
         """All parameters by name."""
         return {name: parameter for _, table in self for name, parameter in table.items()}
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        return {name: parameter.distribution() for name, parameter in self.parameters().items()}
+    def sample(self, trial: optuna.Trial) -> dict[str, Any]:
+        """A value for each parameter. Those that the trial has already keep theirs."""
+        return {name: parameter.suggest(trial, name) for name, parameter in self.parameters().items()}
 
     def options_for(self, kind: str, sampled: dict[str, Any]) -> dict[str, Any]:
         """The sampled values that go to the component of one kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,15 +54,17 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
     if end.result is not None:
         return _after_result(ends, objective)
     if end.kind is EndKind.BAD_SPEC:
-        return Tell(Finish.FAIL, None, "bad spec", last_line(end.log_tail))
+        return Tell(Finish.FAIL, None, "bad spec", cause(end.log_tail))
     if end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED):
         if _fruitless_interruptions(ends) >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
             return Tell(Finish.FAIL, None, "interrupted", f"{_fruitless_interruptions(ends)} times without an epoch")
         return TryAgain(f"{end.kind} (exit code {end.exit_code})")
     crashes = sum(e.kind is EndKind.CRASHED for e in ends)
     if crashes > crash_retries:
-        return Tell(Finish.FAIL, None, "crashed", f"exit code {end.exit_code}, attempt {len(ends)}")
-    return TryAgain(f"crashed (exit code {end.exit_code})")
+        return Tell(
+            Finish.FAIL, None, "crashed", f"{cause(end.log_tail)} (exit code {end.exit_code}, attempt {len(ends)})"
+        )
+    return TryAgain(f"crashed: {cause(end.log_tail)} (exit code {end.exit_code})")
 
 
 def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
@@ -70,11 +73,14 @@ def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
     return [merged[epoch] for epoch in sorted(merged)]
 
 
-def last_line(text: str) -> str:
-    """The last line that says `error:`, or else the last one: what a person should read first."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1].removeprefix("error: ")
+def cause(log_tail: str) -> str:
+    """The line of a log's tail that a person should read first: ours, a Python exception's, or else the last one."""
+    lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
+    for pattern in (r"error: (.*)", r"((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .*)"):
+        matches = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
+        if matches:
+            return matches[-1]
+    return lines[-1] if lines else ""
 
 
 def _after_result(ends: Sequence[AttemptEnd], objective: str) -> Transition:

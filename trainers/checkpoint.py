@@ -108,7 +108,9 @@ def load(path: Path, state: TrainingState, communicator: Communicator) -> Progre
         _assign(state.shared(), shared)
         _assign(state.per_rank(), [values[communicator.rank] for values in per_rank])
     except (ValueError, KeyError, IndexError, OSError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of this trial ({error}); remove it to start over.") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this trial ({error}); remove it to start over."
+        ) from error
     fields["history"] = [EpochMetrics(**metrics) for metrics in fields["history"]]
     # The sum over all ranks is carried on by one of them.
     fields["loss_sum"] = fields["loss_sum"] if communicator.is_first else 0.0

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 # Before Horovod starts: MPI is then initialised here, with full thread support (Horovod's background thread and the
 # host collectives below use it at once), and hvd.shutdown() leaves it alone.
 from mpi4py import MPI  # isort: skip
+import horovod  # isort: skip
 import horovod.tensorflow as hvd  # isort: skip
 
 from storage.records import CommunicatorReport
@@ -78,7 +79,7 @@ class Communicator:
             threads_per_rank=threads_per_rank,
             versions={
                 "tensorflow": tf.__version__,
-                "horovod": hvd.__version__,
+                "horovod": horovod.__version__,
                 "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0],
             },
         )

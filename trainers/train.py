@@ -139,9 +139,7 @@ def train(
     return TrialResult(Outcome.COMPLETED, progress.epoch)
 
 
-def train_epoch(
-    training: Training, progress: Progress, plan: BatchPlan, is_interrupted: Callable[[], bool]
-) -> None:
+def train_epoch(training: Training, progress: Progress, plan: BatchPlan, is_interrupted: Callable[[], bool]) -> None:
     """Train from where `progress` stands to the end of its epoch, or to an interruption on any rank.
 
     In the small phase the loader batch is cut into micro-batches with one update each; in the large phase it makes

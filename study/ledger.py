@@ -1,0 +1,193 @@
+"""What a study's database holds, and the only place that writes it.
+
+Stock Optuna and optuna-dashboard read all of it. A database that is away for a while is waited for: the trials train
+on, and their epochs wait in files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any, TypeVar
+
+import optuna
+import tenacity
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from cluster.attempt import AttemptEnd
+from storage.endpoint import describe_database_error
+from storage.records import EpochMetrics
+from study.transitions import Tell
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+IDENTITY_KEY = "switchyard:config"
+# A maintenance restart of a database server takes minutes; a driver that gives up loses nothing but its allocations.
+_PATIENCE_S = 900
+
+
+class StudyMismatchError(ValueError):
+    """The study in the database is not the one that the config describes."""
+
+
+class DatabaseLostError(OSError):
+    """The database has been away for too long."""
+
+
+def open_study(
+    storage: BaseStorage, name: str, sampler_for: Callable[[int], optuna.samplers.BaseSampler], identity: dict[str, Any]
+) -> optuna.Study:
+    """Load the study, or create it with its identity.
+
+    Args:
+        sampler_for: From the number of trials that the study already has to its sampler.
+
+    Raises:
+        StudyMismatchError: The stored study searches something else.
+    """
+    exists = name in {
+        summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)
+    }
+    if not exists:
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", sampler=sampler_for(0))
+        study.set_user_attr(IDENTITY_KEY, identity)
+        study.set_user_attr("objective", identity["study"]["objective"])
+        return study
+    study = optuna.load_study(storage=storage, study_name=name)
+    stored = study.user_attrs.get(IDENTITY_KEY)
+    if stored is None:
+        raise StudyMismatchError(
+            f"the database has a study {name!r} that Switchyard did not make; choose another study.name."
+        )
+    if differences := _differences(stored, identity):
+        raise StudyMismatchError(
+            f"study {name!r} was started with another config: {'; '.join(differences)}. "
+            "Trials of both would not compare: restore the values, or choose another study.name."
+        )
+    study.sampler = sampler_for(len(study.get_trials(deepcopy=False)))
+    return study
+
+
+class Ledger:
+    """One study's rows."""
+
+    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
+        self._study = study
+        # Optuna's own storage interface: a Trial object cannot overwrite an epoch that a lost attempt had reported.
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.patiently(lambda: self._study.get_trials(deepcopy=False))
+
+    def reopen(self, number: int) -> optuna.Trial:
+        """A running trial of an earlier driver, to be sampled to its end if that driver died in the middle."""
+        return optuna.trial.Trial(self._study, self._trial_id(number))
+
+    def record_epoch(self, number: int, metrics: EpochMetrics, objective: str) -> None:
+        """Store the epoch's objective as the trial's intermediate value, over an earlier attempt's."""
+        value = getattr(metrics, objective)
+        self.patiently(lambda: self._storage.set_trial_intermediate_value(self._trial_id(number), metrics.epoch, value))
+
+    def record_attempts(self, number: int, ends: Sequence[AttemptEnd]) -> None:
+        """Store what is known of a trial's attempts so far."""
+        self._set_attributes(
+            number,
+            {"attempts": [{"end": str(e.kind), "exit_code": e.exit_code, "wall_s": round(e.wall_s, 3)} for e in ends]},
+        )
+
+    def record_end(self, number: int, tell: Tell, ends: Sequence[AttemptEnd], epochs: Sequence[EpochMetrics]) -> None:
+        """Store all that the trial's attempts found out. The trial itself is told afterwards: it is frozen then."""
+        self.record_attempts(number, ends)
+        self._set_attributes(number, trial_attributes(tell, ends, epochs))
+
+    def patiently(self, action: Callable[[], Result]) -> Result:
+        """Run a database action that may be repeated, until the database answers.
+
+        Raises:
+            DatabaseLostError: It has not answered for 15 minutes, or will never take what it is given.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((StorageInternalError, SQLAlchemyError)),
+            wait=tenacity.wait_exponential(multiplier=0.5, max=15),
+            stop=tenacity.stop_after_delay(_PATIENCE_S),
+            before_sleep=lambda state: log.warning(
+                "database: %s; trying again", describe_database_error(state.outcome.exception())
+            ),
+        )
+        try:
+            return retrying(action)
+        except tenacity.RetryError as error:
+            reason = describe_database_error(error.last_attempt.exception())
+            raise DatabaseLostError(
+                f"the database has not answered for {_PATIENCE_S // 60} minutes: {reason}. Nothing is lost: run the "
+                "same command when it is back."
+            ) from error
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _set_attributes(self, number: int, attributes: dict[str, Any]) -> None:
+        for key, value in attributes.items():
+            self.patiently(lambda k=key, v=value: self._storage.set_trial_user_attr(self._trial_id(number), k, v))
+
+
+def trial_attributes(tell: Tell, ends: Sequence[AttemptEnd], epochs: Sequence[EpochMetrics]) -> dict[str, Any]:
+    """A finished trial's attributes, as JSON values. Pure."""
+    attributes: dict[str, Any] = {
+        "outcome": str(tell.outcome),
+        "reason": tell.reason,
+        "wall_s": round(sum(end.wall_s for end in ends), 3),
+        "attempt_count": len(ends),
+    }
+    if epochs:
+        attributes["f1_micro"], attributes["f1_macro"] = epochs[-1].f1_micro, epochs[-1].f1_macro
+        attributes["images_per_s_by_batch_size"] = _mean_by_batch_size(epochs, "samples_per_s")
+        attributes["epoch_s_by_batch_size"] = _mean_by_batch_size(epochs, "wall_s")
+        for name in ("global_batch_size", "train_loss", "val_loss", "f1_macro", "samples_per_s", "wall_s"):
+            attributes[f"epochs:{name}"] = [_finite(getattr(metrics, name)) for metrics in epochs]
+    reports = [end.communicator for end in ends if end.communicator is not None]
+    if reports:
+        facts = dataclasses.asdict(reports[-1])
+        attributes["hosts"] = sorted(set(facts.pop("hosts")))
+        attributes["data_plane"] = facts.pop("data_plane")
+        attributes["communicator"] = facts
+    tails = [end.log_tail for end in ends if end.log_tail]
+    if tails:
+        attributes["log_tail"] = tails[-1]
+    return attributes
+
+
+def _mean_by_batch_size(epochs: Sequence[EpochMetrics], field: str) -> dict[str, float]:
+    """Mean of a field over the epochs of each global batch size: one entry per phase of the training."""
+    phases: dict[int, list[float]] = defaultdict(list)
+    for metrics in epochs:
+        phases[metrics.global_batch_size].append(getattr(metrics, field))
+    return {str(size): round(fmean(values), 4) for size, values in phases.items()}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN, and the dashboard's parser refuses it."""
+    return value if math.isfinite(value) else None
+
+
+def _differences(stored: Any, current: Any, where: str = "") -> list[str]:
+    """Each value that differs between two nested dicts, in words."""
+    if isinstance(stored, dict) and isinstance(current, dict):
+        keys = sorted(stored.keys() | current.keys())
+        return [
+            d for key in keys for d in _differences(stored.get(key), current.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if stored == current else [f"{where} is {stored!r} in the database, {current!r} now"]
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

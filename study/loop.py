@@ -1,0 +1,201 @@
+"""The study's life: ask for configurations, send attempts out, tell what came back. The only caller of ask and tell."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from cluster.attempt import AttemptEnd, AttemptRequest, EndKind
+from cluster.dispatch import AttemptFinished, Dispatcher, EpochFinished
+from cluster.launchers import RankLayout
+from cluster.profile import SiteProfile
+from storage.records import EpochMetrics
+from storage.trial_dir import AttemptDir, TrialDir
+from study.config import StudyConfig
+from study.ledger import Ledger, is_finished
+from study.samplers import derive_seed
+from study.transitions import Finish, Tell, TryAgain, merge_epochs, next_transition
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_STATES = {Finish.COMPLETE: TrialState.COMPLETE, Finish.PRUNED: TrialState.PRUNED, Finish.FAIL: TrialState.FAIL}
+
+
+class View(Protocol):
+    """What a person sees of a running study."""
+
+    def trial_started(self, number: int, attempt: int, parameters: dict[str, object]) -> None: ...
+
+    def epoch_finished(self, number: int, metrics: EpochMetrics) -> None: ...
+
+    def trial_waits(self, number: int, reason: str) -> None: ...
+
+    def trial_finished(self, number: int, tell: Tell) -> None: ...
+
+    def progressed(self, finished: int, total: int) -> None: ...
+
+
+@dataclass
+class ActiveTrial:
+    """A trial that is asked for and not yet told."""
+
+    number: int
+    parameters: dict[str, object]
+    directory: TrialDir
+    ends: list[AttemptEnd] = field(default_factory=list)
+
+
+class StudyLoop:
+    """Runs one study until it has its number of trials."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        ledger: Ledger,
+        config: StudyConfig,
+        profile: SiteProfile,
+        layout: RankLayout,
+        slots: int,
+        dispatcher: Dispatcher,
+        view: View,
+    ) -> None:
+        self._study, self._ledger, self._config = study, ledger, config
+        self._profile, self._layout, self._slots = profile, layout, slots
+        self._dispatcher, self._view = dispatcher, view
+        self._waiting: list[ActiveTrial] = []
+        self._training: dict[int, ActiveTrial] = {}
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Run until the study is complete, or until stopping has paused the trials under way.
+
+        Raises:
+            DatabaseLostError: Trials under way are paused by the caller's closing of the workers.
+            OSError: The disk is full, or the study's folder is gone.
+        """
+        paused = False
+        while True:
+            if not is_stopping():
+                self._fill_slots()
+            elif not paused:
+                self._dispatcher.pause_all()
+                paused = True
+            if not self._training and (paused or not self._waiting):
+                return
+            match self._dispatcher.next_news(_POLL_S):
+                case EpochFinished(request, metrics):
+                    self._on_epoch(self._training[_number(request)], metrics)
+                case AttemptFinished(request, end):
+                    self._on_end(self._training.pop(_number(request)), end)
+
+    def _fill_slots(self) -> None:
+        while len(self._training) < self._slots:
+            trial = self._waiting.pop(0) if self._waiting else self._ledger.patiently(self._next_trial)
+            if trial is None:
+                return
+            self._start(trial)
+
+    def _next_trial(self) -> ActiveTrial | None:
+        """A trial that an earlier driver left behind, or a new one; None if the study has all it is to have.
+
+        May be repeated after a database error: a trial that was created before the error is found as one left behind.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        started = [trial for trial in trials if trial.state is not TrialState.WAITING]
+        self._view.progressed(sum(map(is_finished, trials)), max(self._config.study.trials, len(started)))
+        for trial in started:
+            if trial.state is TrialState.RUNNING and trial.number not in self._training:
+                return self._adopt(trial)
+        if len(started) >= self._config.study.trials:
+            return None
+        return self._activate(self._study.ask())
+
+    def _activate(self, trial: optuna.Trial) -> ActiveTrial:
+        parameters = self._config.search_space.sample(trial)
+        return ActiveTrial(trial.number, parameters, TrialDir(self._config.trial_dir(trial.number)))
+
+    def _adopt(self, frozen: FrozenTrial) -> ActiveTrial:
+        trial = self._activate(self._ledger.reopen(frozen.number))
+        attempts = trial.directory.attempts()
+        stored = frozen.user_attrs.get("attempts", [])
+        trial.ends = [_recall(attempt, stored) for attempt in attempts]
+        log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
+        return trial
+
+    def _start(self, trial: ActiveTrial) -> None:
+        """Start the trial's next attempt, unless its last one had already ended it before an earlier driver died."""
+        if trial.ends and isinstance(transition := self._transition(trial), Tell):
+            self._finish(trial, transition)
+            return
+        seed = derive_seed(self._config.study.seed, trial.number)
+        trial.directory.write_spec(
+            self._config.trial_spec(trial.number, seed, trial.parameters, self._layout.world_size)
+        )
+        request = AttemptRequest(
+            trial_dir=trial.directory.path.resolve(),
+            attempt_number=trial.directory.new_attempt().number,
+            layout=self._layout,
+            launcher_name=self._profile.launcher,
+            environment=self._profile.environment,
+            grace_s=self._profile.checkpoint_grace_s,
+        )
+        self._training[trial.number] = trial
+        self._dispatcher.submit(request)
+        self._view.trial_started(trial.number, request.attempt_number, trial.parameters)
+        log.info("trial %d attempt %d: started with %s", trial.number, request.attempt_number, trial.parameters)
+
+    def _on_epoch(self, trial: ActiveTrial, metrics: EpochMetrics) -> None:
+        self._ledger.record_epoch(trial.number, metrics, self._config.study.objective)
+        self._view.epoch_finished(trial.number, metrics)
+
+    def _on_end(self, trial: ActiveTrial, end: AttemptEnd) -> None:
+        log.info("trial %d: attempt ended: %s, exit code %d", trial.number, end.kind, end.exit_code)
+        trial.ends.append(end)
+        match self._transition(trial):
+            case Tell() as tell:
+                self._finish(trial, tell)
+            case TryAgain(reason):
+                self._ledger.record_attempts(trial.number, trial.ends)
+                self._view.trial_waits(trial.number, reason)
+                self._waiting.append(trial)
+
+    def _finish(self, trial: ActiveTrial, tell: Tell) -> None:
+        epochs = merge_epochs(trial.ends)
+        # Once more from the files: an event of Dask's may have been lost with a worker, a line on disk is not.
+        for metrics in epochs:
+            self._ledger.record_epoch(trial.number, metrics, self._config.study.objective)
+        self._ledger.record_end(trial.number, tell, trial.ends, epochs)
+        self._ledger.patiently(
+            lambda: self._study.tell(trial.number, tell.value, state=_STATES[tell.finish], skip_if_finished=True)
+        )
+        self._view.trial_finished(trial.number, tell)
+        log.info("trial %d: %s %s %s", trial.number, tell.finish, tell.outcome, tell.reason)
+
+    def _transition(self, trial: ActiveTrial) -> Tell | TryAgain:
+        return next_transition(trial.ends, self._config.study.objective, self._config.study.crash_retries)
+
+
+def _recall(attempt: AttemptDir, stored: list[dict]) -> AttemptEnd:
+    """The end of an attempt of an earlier driver. One that left neither a result nor a row died with its driver."""
+    result = attempt.read_result()
+    row = stored[attempt.number - 1] if len(stored) >= attempt.number else {}
+    kind = EndKind.ENDED if result else EndKind(row.get("end", EndKind.INTERRUPTED))
+    epochs = tuple(attempt.read_metrics())
+    return AttemptEnd(
+        kind=kind,
+        exit_code=row.get("exit_code", 0 if result else -1),
+        wall_s=row.get("wall_s", sum(metrics.wall_s for metrics in epochs)),
+        result=result,
+        epochs=epochs,
+        communicator=attempt.read_communicator(),
+        log_tail="" if result else attempt.log_tail(),
+    )
+
+
+def _number(request: AttemptRequest) -> int:
+    return int(request.trial_dir.name)

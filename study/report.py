@@ -1,0 +1,56 @@
+"""Tables of what a study found, from the database alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from study.display import format_parameters
+
+
+def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) -> Table:
+    """The study in a dozen lines: best configuration, scores, time, throughput, where it all is."""
+    table = Table(title=f"study {name}", show_header=False, title_justify="left", min_width=60)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    best = best_trial(trials)
+    table.add_row("trials", _count_outcomes(trials))
+    if best is not None:
+        a = best.user_attrs
+        table.add_row("best trial", f"{best.number}: {format_parameters(best.params)}")
+        table.add_row("F1 micro / macro", f"{a['f1_micro']:.4f} / {a['f1_macro']:.4f}")
+        table.add_row("time", f"{a['wall_s']:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
+        table.add_row("images/s", _by_phase(a["images_per_s_by_batch_size"], "{:.0f}"))
+        table.add_row("seconds per epoch", _by_phase(a["epoch_s_by_batch_size"], "{:.2f}"))
+        table.add_row(
+            "data plane", f"{a['data_plane']}, {a['communicator']['world_size']} ranks on {', '.join(a['hosts'])}"
+        )
+    for trial in trials:
+        if trial.state is TrialState.FAIL:
+            attributes = trial.user_attrs
+            table.add_row(f"trial {trial.number}", f"{attributes.get('outcome')}: {attributes.get('reason')}")
+    table.add_row("database", storage_url)
+    table.add_row("dashboard", f"optuna-dashboard --host 127.0.0.1 {storage_url}")
+    return table
+
+
+def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The complete trial of the highest value that did not diverge; None if there is none."""
+    candidates = [t for t in trials if t.state is TrialState.COMPLETE and t.user_attrs.get("outcome") == "completed"]
+    return max(candidates, key=lambda trial: trial.value, default=None)
+
+
+def _count_outcomes(trials: Sequence[FrozenTrial]) -> str:
+    outcomes = [str(t.user_attrs.get("outcome", t.state.name.lower())) for t in trials]
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+
+
+def _mean_wall_s(trials: Sequence[FrozenTrial]) -> float:
+    return fmean(t.user_attrs["wall_s"] for t in trials if "wall_s" in t.user_attrs)
+
+
+def _by_phase(values: dict[str, float], form: str) -> str:
+    return ", ".join(f"{form.format(value)} at batch {size}" for size, value in values.items())

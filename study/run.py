@@ -1,0 +1,205 @@
+"""Start a study, or go on with it: the same command again continues where the database stands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# `python study/run.py` puts study/ first on the path, where this project's own folders cannot be found.
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(_ROOT)
+
+import argparse  # noqa: E402
+import logging  # noqa: E402
+import shlex  # noqa: E402
+import signal  # noqa: E402
+
+from rich.console import Console  # noqa: E402
+
+from study.config import CONFIGS_DIR, ConfigError, StudyConfig, load_config  # noqa: E402
+
+_EXIT_BAD_INPUT = 2
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parse_arguments(argv)
+    console = Console()
+    try:
+        config = load_config(arguments.config, _overrides(arguments))
+        return _run(config, arguments, console)
+    except (ValueError, OSError, RuntimeError) as error:
+        if not _is_expected(error):
+            raise
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return _EXIT_BAD_INPUT
+
+
+def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -> int:
+    # Imported here: Optuna and Dask take seconds, and --help or a bad config need neither.
+    from cluster.profile import available_cores, load_site
+    from storage.endpoint import parse_public_url, public_url
+    from study.preflight import check_shared_parts
+    from study.samplers import check_sampler
+
+    profile = load_site(arguments.site)
+    cores = available_cores()
+    layout, slots = profile.layout(cores), profile.concurrent_trials(cores)
+    check_sampler(config.study.sampler)
+    url = parse_public_url(*_storage_url(config, arguments))
+    check_shared_parts(config, layout.world_size)
+    if arguments.dry_run:
+        _describe(config, profile, layout, slots, public_url(url), console)
+        return 0
+    return _run_study(config, profile, layout, slots, url, console)
+
+
+def _run_study(config: StudyConfig, profile, layout, slots: int, url, console: Console) -> int:
+    from distributed import Client
+
+    from cluster import private_network
+    from cluster.dispatch import Dispatcher
+    from cluster.local import open_local_cluster
+    from storage.endpoint import open_storage, public_url
+    from storage.lease import hold_lease
+    from study.display import LiveDisplay, PlainDisplay
+    from study.ledger import Ledger, open_study
+    from study.loop import StudyLoop
+    from study.report import closing_table
+    from study.samplers import build_sampler
+
+    settings = config.study
+    with hold_lease(config.study_dir):
+        _log_to(config.study_dir / "driver.log")
+        storage = open_storage(url)
+        study = open_study(
+            storage,
+            settings.name,
+            lambda finished: build_sampler(settings.sampler, settings.seed, finished),
+            config.identity(layout.world_size),
+        )
+        ledger = Ledger(study, storage)
+        epochs = config.training.epochs
+        view = LiveDisplay(console, settings.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
+        if profile.launcher == "mpirun" and not private_network.is_available():
+            console.print(
+                "warning: this kernel gives no private networks, so mpirun's control ports are open to others."
+            )
+        stop = _StopRequest()
+        with open_local_cluster(slots) as cluster, Client(cluster) as client, view:
+            StudyLoop(study, ledger, config, profile, layout, slots, Dispatcher(client), view).run(stop.is_requested)
+        trials = ledger.trials()
+    console.print(closing_table(settings.name, trials, public_url(url)))
+    if stop.is_requested():
+        console.print(f"Stopped by {stop.signal_name}. Run the same command to go on.", highlight=False)
+        return 128 + stop.number
+    return 0
+
+
+class _StopRequest:
+    """SIGINT and SIGTERM alike: the trials under way save a checkpoint and pause. A second one ends at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    @property
+    def signal_name(self) -> str:
+        return signal.Signals(self.number).name
+
+    def is_requested(self) -> bool:
+        return self.number != 0
+
+    def _note(self, number: int, frame: object) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _describe(config: StudyConfig, profile, layout, slots: int, storage_url: str, console: Console) -> None:
+    """What a run would do; nothing is stored, submitted or made."""
+    from rich.table import Table
+
+    from cluster.attempt import AttemptRequest, rank_command
+
+    request = AttemptRequest(config.trial_dir(0), 1, layout, profile.launcher, profile.environment)
+    table = Table(title=f"dry run: study {config.study.name}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("trials", f"{config.study.trials} in all, {slots} at once, {config.training.epochs} epochs each")
+    table.add_row("site", f"{profile.name}: {layout.nodes} nodes x {layout.ranks_per_node} ranks a trial")
+    table.add_row("threads per rank", str(layout.cpus_per_rank))
+    for kind, component in config.component_specs(_sampled_names(config)).items():
+        table.add_row(kind, f"{component.name} {component.options or ''}")
+    table.add_row("sampler", f"{config.study.sampler}, seed {config.study.seed}")
+    table.add_row("database", storage_url)
+    table.add_row("rank command", shlex.join(rank_command(request)))
+    console.print(table)
+
+
+def _sampled_names(config: StudyConfig) -> dict[str, str]:
+    return {name: f"<{p.type}>" for name, p in config.search_space.parameters().items()}
+
+
+def _storage_url(config: StudyConfig, arguments: argparse.Namespace) -> tuple[str, str]:
+    """The database URL and where it was said: command line, environment, config, or the study's own file."""
+    import os
+
+    from storage.endpoint import STORAGE_VARIABLE
+
+    if arguments.storage:
+        return arguments.storage, "--storage"
+    if os.environ.get(STORAGE_VARIABLE):
+        return os.environ[STORAGE_VARIABLE], STORAGE_VARIABLE
+    if config.study.storage:
+        return config.study.storage, "study.storage"
+    return f"sqlite:///{config.study_dir / 'study.db'}", "study.runs_dir"
+
+
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    import optuna
+
+    # Optuna writes to the terminal by itself, into the middle of the live table.
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Whether the error is one that this project words for a person, or a plain failure of the file system."""
+    own = type(error).__module__.partition(".")[0] in {"study", "storage", "cluster"}
+    return own or isinstance(error, OSError)
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    named = {"study.trials": arguments.trials, "study.name": arguments.name}
+    flags = [f"{key}={value}" for key, value in named.items() if value is not None]
+    if arguments.deterministic:
+        flags.append("training.deterministic=true")
+    return [*arguments.set, *flags]
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="study/run.py", description=__doc__, epilog="See README.md for configs, sites and the dashboard."
+    )
+    parser.add_argument(
+        "--config", type=Path, default=CONFIGS_DIR / "demo.toml", metavar="FILE", help="the study; default: demo.toml"
+    )
+    parser.add_argument("--site", default="local", metavar="NAME", help="a file of cluster/sites; default: local")
+    parser.add_argument("--storage", metavar="URL", help="database, without password; default: SQLite in runs/")
+    parser.add_argument("--trials", type=int, metavar="N", help="trials of the study in all, earlier runs included")
+    parser.add_argument("--name", metavar="NAME", help="of the study; the same as --set study.name=NAME")
+    parser.add_argument("--deterministic", action="store_true", help="bit-identical repetitions; slower")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override any value of the config"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
