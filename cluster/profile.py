@@ -52,16 +52,19 @@ def site_names() -> list[str]:
 
 
 def load_site(name: str) -> SiteProfile:
-    """The profile of a site by its name.
+    """The profile of a site by its name, or of a TOML file elsewhere by its path.
 
     Raises:
         SiteError: No such site, or an unknown or malformed key in its profile.
     """
-    path = SITES_DIR / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else SITES_DIR / f"{name}.toml"
     if not path.is_file():
-        raise SiteError(f"there is no site {name!r}; choose one of {', '.join(site_names())} or add {path.name}.")
+        raise SiteError(
+            f"there is no site {name!r}; choose one of {', '.join(site_names())}, add cluster/sites/{path.name}, or give "
+            "the path of a .toml file."
+        )
     try:
-        return SiteProfile(name=name, **tomllib.loads(path.read_text()))
+        return SiteProfile(name=path.stem, **tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:
         raise SiteError(f"{path}: not valid TOML: {error}.") from error
     except ValidationError as error:

@@ -19,8 +19,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.records import CommunicatorReport, EpochMetrics, Outcome, RecordError, TrialResult, TrialSpec
-from storage.records import from_json, to_json
+from storage.records import (
+    CommunicatorReport,
+    EpochMetrics,
+    Outcome,
+    RecordError,
+    TrialResult,
+    TrialSpec,
+    from_json,
+    to_json,
+)
 
 _ATTEMPT_NAME = re.compile(r"attempt-(\d+)")
 
@@ -37,7 +45,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(scratch, path)
+        scratch.replace(path)
     except OSError:
         scratch.unlink(missing_ok=True)
         raise

@@ -16,8 +16,9 @@ import signal  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
-from study.config import CONFIGS_DIR, ConfigError, StudyConfig, load_config  # noqa: E402
+from study.config import CONFIGS_DIR, StudyConfig, load_config  # noqa: E402
 
+_EXIT_NO_TRIAL_COMPLETED = 1
 _EXIT_BAD_INPUT = 2
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -56,6 +57,7 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
 
 def _run_study(config: StudyConfig, profile, layout, slots: int, url, console: Console) -> int:
     from distributed import Client
+    from optuna.trial import TrialState
 
     from cluster import private_network
     from cluster.dispatch import Dispatcher
@@ -93,7 +95,7 @@ def _run_study(config: StudyConfig, profile, layout, slots: int, url, console: C
     if stop.is_requested():
         console.print(f"Stopped by {stop.signal_name}. Run the same command to go on.", highlight=False)
         return 128 + stop.number
-    return 0
+    return 0 if any(trial.state is TrialState.COMPLETE for trial in trials) else _EXIT_NO_TRIAL_COMPLETED
 
 
 class _StopRequest:
@@ -189,7 +191,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--config", type=Path, default=CONFIGS_DIR / "demo.toml", metavar="FILE", help="the study; default: demo.toml"
     )
-    parser.add_argument("--site", default="local", metavar="NAME", help="a file of cluster/sites; default: local")
+    parser.add_argument(
+        "--site", default="local", metavar="NAME", help="a file of cluster/sites, or a path; default: local"
+    )
     parser.add_argument("--storage", metavar="URL", help="database, without password; default: SQLite in runs/")
     parser.add_argument("--trials", type=int, metavar="N", help="trials of the study in all, earlier runs included")
     parser.add_argument("--name", metavar="NAME", help="of the study; the same as --set study.name=NAME")
