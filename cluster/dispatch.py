@@ -11,7 +11,7 @@ import queue
 from dataclasses import asdict, dataclass
 from uuid import uuid4
 
-from distributed import Client, Future, Variable, get_client, get_worker
+from distributed import Client, Future, Scheduler, Variable, get_client, get_worker
 
 from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, run_attempt
 from storage.records import EpochMetrics, Outcome
@@ -32,28 +32,42 @@ class AttemptFinished:
 News = EpochFinished | AttemptFinished
 
 
+@dataclass(frozen=True)
+class _Running:
+    request: AttemptRequest
+    worker: str
+    future: Future
+
+
 class Dispatcher:
     """The driver's view of the runners."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        # A runner that is lost with its allocation is the study's to restart, from the checkpoint; Dask would run the
+        # same attempt again, beside ranks that may still be alive.
+        client.run_on_scheduler(_never_repeat_tasks)
         # Names are this driver's own: nothing of a driver before it is taken for news.
         self._topic = f"switchyard-{uuid4().hex}"
-        self._running: dict[str, tuple[AttemptRequest, Future]] = {}
+        self._running: dict[str, _Running] = {}
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         client.subscribe_topic(self._topic, self._on_event)
 
-    @property
-    def running(self) -> int:
-        return len(self._running)
+    def busy_workers(self) -> set[str]:
+        return {running.worker for running in self._running.values()}
 
-    def submit(self, request: AttemptRequest) -> None:
-        """Hand an attempt to a worker. There must be a free one: a queued task would share a lost worker's fate."""
+    def submit(self, request: AttemptRequest, worker: str) -> None:
+        """Hand an attempt to a worker that is free: a queued task would share the fate of the one before it."""
         self._wish(request).set("")
         future = self._client.submit(
-            _run_on_worker, request, self._topic, key=f"{self._topic}/{request.key}", pure=False, retries=0
+            _run_on_worker,
+            request,
+            self._topic,
+            key=f"{self._topic}/{request.key}",
+            workers=[worker],
+            pure=False,
         )
-        self._running[request.key] = (request, future)
+        self._running[request.key] = _Running(request, worker, future)
         future.add_done_callback(lambda done: self._on_done(request, done))
 
     def next_news(self, timeout_s: float) -> News | None:
@@ -72,8 +86,8 @@ class Dispatcher:
         self._wish(request).set(outcome.value)
 
     def pause_all(self) -> None:
-        for request, _ in list(self._running.values()):
-            self.request_end(request, Outcome.PAUSED)
+        for running in list(self._running.values()):
+            self.request_end(running.request, Outcome.PAUSED)
 
     def _wish(self, request: AttemptRequest) -> Variable:
         return Variable(_wish_name(self._topic, request), client=self._client)
@@ -82,7 +96,7 @@ class Dispatcher:
         _, message = event
         running = self._running.get(message["key"])
         if running is not None:
-            self._news.put(EpochFinished(running[0], EpochMetrics(**json.loads(message["metrics"]))))
+            self._news.put(EpochFinished(running.request, EpochMetrics(**json.loads(message["metrics"]))))
 
     def _on_done(self, request: AttemptRequest, future: Future) -> None:
         if future.status == "finished":
@@ -98,6 +112,10 @@ def _end_of_lost_runner(error: BaseException) -> AttemptEnd:
     # KilledWorker: the allocation went away with the worker in it. Anything else is a fault of the runner itself.
     kind = EndKind.INTERRUPTED if type(error).__name__ == "KilledWorker" else EndKind.CRASHED
     return AttemptEnd(kind, exit_code=-1, wall_s=0.0, log_tail=f"runner: {type(error).__name__}: {error}")
+
+
+def _never_repeat_tasks(dask_scheduler: Scheduler) -> None:
+    dask_scheduler.allowed_failures = 0
 
 
 def _run_on_worker(request: AttemptRequest, topic: str) -> AttemptEnd:

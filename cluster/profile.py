@@ -60,8 +60,8 @@ def load_site(name: str) -> SiteProfile:
     path = Path(name) if name.endswith(".toml") else SITES_DIR / f"{name}.toml"
     if not path.is_file():
         raise SiteError(
-            f"there is no site {name!r}; choose one of {', '.join(site_names())}, add cluster/sites/{path.name}, or give "
-            "the path of a .toml file."
+            f"there is no site {name!r}; choose one of {', '.join(site_names())}, add cluster/sites/{path.name}, or "
+            "give the path of a .toml file."
         )
     try:
         return SiteProfile(name=path.stem, **tomllib.loads(path.read_text()))

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cluster.attempt import AttemptEnd, AttemptRequest, EndKind
 from cluster.dispatch import AttemptFinished, Dispatcher, EpochFinished
 from cluster.launchers import RankLayout
+from cluster.pool import WorkerPool
 from cluster.profile import SiteProfile
 from storage.records import EpochMetrics
 from storage.trial_dir import AttemptDir, TrialDir
@@ -62,12 +63,12 @@ class StudyLoop:
         profile: SiteProfile,
         layout: RankLayout,
         slots: int,
-        dispatcher: Dispatcher,
+        pool: WorkerPool,
         view: View,
     ) -> None:
         self._study, self._ledger, self._config = study, ledger, config
         self._profile, self._layout, self._slots = profile, layout, slots
-        self._dispatcher, self._view = dispatcher, view
+        self._pool, self._dispatcher, self._view = pool, Dispatcher(pool.client), view
         self._waiting: list[ActiveTrial] = []
         self._training: dict[int, ActiveTrial] = {}
 
@@ -94,26 +95,36 @@ class StudyLoop:
                     self._on_end(self._training.pop(_number(request)), end)
 
     def _fill_slots(self) -> None:
-        while len(self._training) < self._slots:
-            trial = self._waiting.pop(0) if self._waiting else self._ledger.patiently(self._next_trial)
-            if trial is None:
+        """Put a trial on each worker that is free, and ask for as many workers as there are trials for them."""
+        while found := self._ledger.patiently(self._new_trials):
+            for trial in found:
+                # An earlier driver may have died between the end of a trial and telling it.
+                if trial.ends and isinstance(transition := self._transition(trial), Tell):
+                    self._finish(trial, transition)
+                else:
+                    self._waiting.append(trial)
+        self._pool.ask_for(len(self._training) + len(self._waiting))
+        for worker in self._pool.workers() - self._dispatcher.busy_workers():
+            if not self._waiting:
                 return
-            self._start(trial)
+            self._start(self._waiting.pop(0), worker)
 
-    def _next_trial(self) -> ActiveTrial | None:
-        """A trial that an earlier driver left behind, or a new one; None if the study has all it is to have.
+    def _new_trials(self) -> list[ActiveTrial]:
+        """Trials to fill the slots with: those that an earlier driver left behind, then new ones.
 
         May be repeated after a database error: a trial that was created before the error is found as one left behind.
         """
+        active = {*self._training, *(trial.number for trial in self._waiting)}
+        free = self._slots - len(active)
+        if free <= 0:
+            return []
         trials = self._study.get_trials(deepcopy=False)
         started = [trial for trial in trials if trial.state is not TrialState.WAITING]
         self._view.progressed(sum(map(is_finished, trials)), max(self._config.study.trials, len(started)))
-        for trial in started:
-            if trial.state is TrialState.RUNNING and trial.number not in self._training:
-                return self._adopt(trial)
-        if len(started) >= self._config.study.trials:
-            return None
-        return self._activate(self._study.ask())
+        left_behind = [t for t in started if t.state is TrialState.RUNNING and t.number not in active]
+        if left_behind:
+            return [self._adopt(trial) for trial in left_behind[:free]]
+        return [self._activate(self._study.ask())] if len(started) < self._config.study.trials else []
 
     def _activate(self, trial: optuna.Trial) -> ActiveTrial:
         parameters = self._config.search_space.sample(trial)
@@ -127,11 +138,8 @@ class StudyLoop:
         log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
         return trial
 
-    def _start(self, trial: ActiveTrial) -> None:
-        """Start the trial's next attempt, unless its last one had already ended it before an earlier driver died."""
-        if trial.ends and isinstance(transition := self._transition(trial), Tell):
-            self._finish(trial, transition)
-            return
+    def _start(self, trial: ActiveTrial, worker: str) -> None:
+        """Start the trial's next attempt."""
         seed = derive_seed(self._config.study.seed, trial.number)
         trial.directory.write_spec(
             self._config.trial_spec(trial.number, seed, trial.parameters, self._layout.world_size)
@@ -145,7 +153,7 @@ class StudyLoop:
             grace_s=self._profile.checkpoint_grace_s,
         )
         self._training[trial.number] = trial
-        self._dispatcher.submit(request)
+        self._dispatcher.submit(request, worker)
         self._view.trial_started(trial.number, request.attempt_number, trial.parameters)
         log.info("trial %d attempt %d: started with %s", trial.number, request.attempt_number, trial.parameters)
 

@@ -56,12 +56,10 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
 
 
 def _run_study(config: StudyConfig, profile, layout, slots: int, url, console: Console) -> int:
-    from distributed import Client
     from optuna.trial import TrialState
 
     from cluster import private_network
-    from cluster.dispatch import Dispatcher
-    from cluster.local import open_local_cluster
+    from cluster.pool import LocalPool
     from storage.endpoint import open_storage, public_url
     from storage.lease import hold_lease
     from study.display import LiveDisplay, PlainDisplay
@@ -88,8 +86,8 @@ def _run_study(config: StudyConfig, profile, layout, slots: int, url, console: C
                 "warning: this kernel gives no private networks, so mpirun's control ports are open to others."
             )
         stop = _StopRequest()
-        with open_local_cluster(slots) as cluster, Client(cluster) as client, view:
-            StudyLoop(study, ledger, config, profile, layout, slots, Dispatcher(client), view).run(stop.is_requested)
+        with LocalPool(slots) as pool, view:
+            StudyLoop(study, ledger, config, profile, layout, slots, pool, view).run(stop.is_requested)
         trials = ledger.trials()
     console.print(closing_table(settings.name, trials, public_url(url)))
     if stop.is_requested():

@@ -1,0 +1,65 @@
+"""Where runners live: a Dask cluster whose workers take one attempt at a time each."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol, Self
+
+from distributed import Client, SpecCluster
+
+from cluster.quiet_dask import QuietScheduler, QuietWorker
+
+
+class WorkerPool(AbstractContextManager["WorkerPool"], Protocol):
+    """Workers that come when asked for, and may go at any time."""
+
+    client: Client
+
+    def ask_for(self, workers: int) -> None:
+        """Have this many, soon; a lost one is replaced at the next call. Called twice a second."""
+        ...
+
+    def workers(self) -> set[str]:
+        """Addresses of those that are there."""
+        ...
+
+    def retire(self, worker: str) -> None:
+        """Give this one's allocation back."""
+        ...
+
+
+class LocalPool:
+    """Worker threads inside this process.
+
+    Messages stay in memory (inproc://): no port is open, nobody can connect and nothing needs a certificate.
+    """
+
+    def __init__(self, slots: int) -> None:
+        worker = {
+            "cls": QuietWorker,
+            # Dask's memory limits would count the whole driver for each worker; ranks are processes of their own.
+            "options": {"nthreads": 1, "protocol": "inproc://", "dashboard": False, "memory_limit": 0},
+        }
+        self._cluster = SpecCluster(
+            scheduler={"cls": QuietScheduler, "options": {"protocol": "inproc://", "dashboard": False}},
+            workers=dict.fromkeys(range(slots), worker),
+            silence_logs=True,
+        )
+        self.client = Client(self._cluster)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.client.close()
+        self._cluster.close()
+
+    def ask_for(self, workers: int) -> None:
+        """They are all there from the beginning, and cost nothing."""
+
+    def workers(self) -> set[str]:
+        return set(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def retire(self, worker: str) -> None:
+        """There is no allocation to give back."""
