@@ -127,21 +127,19 @@ def run_attempt(
             a checkpoint.
     """
     attempt, started = request.attempt, time.monotonic()
-    with attempt.log_path.open("ab") as log:
-        supervisor = subprocess.Popen(
+    with (
+        attempt.log_path.open("ab") as log,
+        # Leaving the block closes the pipe, at which the supervisor ends the ranks, and waits for it.
+        subprocess.Popen(
             [sys.executable, "-m", "cluster.supervisor", str(request.grace_s), *rank_command(request)],
             env=rank_environment(request, os.environ),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-        )
-    try:
+        ) as supervisor,
+    ):
         _watch(supervisor, attempt, relay, requested_end, request.grace_s)
-    finally:
-        # Closing the pipe makes the supervisor end the ranks, also when this thread is being thrown out.
-        supervisor.stdin.close()
-        exit_code = supervisor.wait()
-    return _describe_end(attempt, exit_code, time.monotonic() - started)
+    return _describe_end(attempt, supervisor.returncode, time.monotonic() - started)
 
 
 def _watch(

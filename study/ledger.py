@@ -119,25 +119,26 @@ class Ledger:
             retry=tenacity.retry_if_exception_type((StorageInternalError, SQLAlchemyError)),
             wait=tenacity.wait_exponential(multiplier=0.5, max=15),
             stop=tenacity.stop_after_delay(_PATIENCE_S),
-            before_sleep=lambda state: log.warning(
-                "database: %s; trying again", describe_database_error(state.outcome.exception())
-            ),
+            before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+            reraise=True,
         )
         try:
             return retrying(action)
-        except tenacity.RetryError as error:
-            reason = describe_database_error(error.last_attempt.exception())
+        except (StorageInternalError, SQLAlchemyError) as error:
             raise DatabaseLostError(
-                f"the database has not answered for {_PATIENCE_S // 60} minutes: {reason}. Nothing is lost: run the "
-                "same command when it is back."
+                f"the database has not answered for {_PATIENCE_S // 60} minutes: {describe_database_error(error)}. "
+                "Nothing is lost: run the same command when it is back."
             ) from error
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _set_attributes(self, number: int, attributes: dict[str, Any]) -> None:
-        for key, value in attributes.items():
-            self.patiently(lambda k=key, v=value: self._storage.set_trial_user_attr(self._trial_id(number), k, v))
+        def set_all() -> None:
+            for key, value in attributes.items():
+                self._storage.set_trial_user_attr(self._trial_id(number), key, value)
+
+        self.patiently(set_all)
 
 
 def trial_attributes(tell: Tell, ends: Sequence[AttemptEnd], epochs: Sequence[EpochMetrics]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The complete trial of the highest value that did not diverge; None if there is none."""
     candidates = [t for t in trials if t.state is TrialState.COMPLETE and t.user_attrs.get("outcome") == "completed"]
-    return max(candidates, key=lambda trial: trial.value, default=None)
+    return max(candidates, key=lambda trial: trial.values[0], default=None)
 
 
 def _count_outcomes(trials: Sequence[FrozenTrial]) -> str:

@@ -11,12 +11,20 @@ sys.path[0] = str(_ROOT)
 
 import argparse  # noqa: E402
 import logging  # noqa: E402
+import os  # noqa: E402
 import shlex  # noqa: E402
 import signal  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
 from study.config import CONFIGS_DIR, StudyConfig, load_config  # noqa: E402
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+    from cluster.launchers import RankLayout
+    from cluster.profile import SiteProfile
 
 _EXIT_NO_TRIAL_COMPLETED = 1
 _EXIT_BAD_INPUT = 2
@@ -55,7 +63,9 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     return _run_study(config, profile, layout, slots, url, console)
 
 
-def _run_study(config: StudyConfig, profile, layout, slots: int, url, console: Console) -> int:
+def _run_study(
+    config: StudyConfig, profile: SiteProfile, layout: RankLayout, slots: int, url: URL, console: Console
+) -> int:
     from optuna.trial import TrialState
 
     from cluster import private_network
@@ -116,7 +126,9 @@ class _StopRequest:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _describe(config: StudyConfig, profile, layout, slots: int, storage_url: str, console: Console) -> None:
+def _describe(
+    config: StudyConfig, profile: SiteProfile, layout: RankLayout, slots: int, storage_url: str, console: Console
+) -> None:
     """What a run would do; nothing is stored, submitted or made."""
     from rich.table import Table
 
@@ -143,8 +155,6 @@ def _sampled_names(config: StudyConfig) -> dict[str, str]:
 
 def _storage_url(config: StudyConfig, arguments: argparse.Namespace) -> tuple[str, str]:
     """The database URL and where it was said: command line, environment, config, or the study's own file."""
-    import os
-
     from storage.endpoint import STORAGE_VARIABLE
 
     if arguments.storage:

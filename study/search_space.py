@@ -58,7 +58,7 @@ class Choices(BaseModel):
     type: Literal["categorical"]
     choices: tuple[Scalar, ...] = Field(min_length=1)
 
-    def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
         return trial.suggest_categorical(name, self.choices)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.attempt import AttemptEnd, EndKind
-from storage.records import EpochMetrics, Outcome
+from storage.records import EpochMetrics, Outcome, TrialResult
 
 # An interruption is nobody's fault and costs the trial nothing, as long as the trial gets anywhere between two.
 MAX_INTERRUPTIONS_WITHOUT_PROGRESS = 3
@@ -52,7 +52,7 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
     """
     end = ends[-1]
     if end.result is not None:
-        return _after_result(ends, objective)
+        return _after_result(end.result, ends, objective)
     if end.kind is EndKind.BAD_SPEC:
         return Tell(Finish.FAIL, None, "bad spec", cause(end.log_tail))
     if end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED):
@@ -83,9 +83,7 @@ def cause(log_tail: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _after_result(ends: Sequence[AttemptEnd], objective: str) -> Transition:
-    result = ends[-1].result
-    epochs = merge_epochs(ends)
+def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: str) -> Transition:
     match result.outcome:
         case Outcome.PAUSED:
             return TryAgain("paused")
@@ -95,7 +93,7 @@ def _after_result(ends: Sequence[AttemptEnd], objective: str) -> Transition:
         case Outcome.PRUNED:
             return Tell(Finish.PRUNED, None, result.outcome, result.reason)
         case Outcome.COMPLETED:
-            return Tell(Finish.COMPLETE, getattr(epochs[-1], objective), result.outcome)
+            return Tell(Finish.COMPLETE, getattr(merge_epochs(ends)[-1], objective), result.outcome)
 
 
 def _fruitless_interruptions(ends: Sequence[AttemptEnd]) -> int:

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.records import EpochMetrics, TrialResult, TrialSpec
@@ -90,7 +91,7 @@ def _finish(attempt: AttemptDir, result: TrialResult) -> None:
     print(f"{result.outcome} after {result.epochs_done} epochs {result.reason}".rstrip(), flush=True)
 
 
-def _reporter(attempt: AttemptDir, spec: TrialSpec):
+def _reporter(attempt: AttemptDir, spec: TrialSpec) -> Callable[[EpochMetrics], None]:
     def report(metrics: EpochMetrics) -> None:
         attempt.append_metrics(metrics)
         print(
@@ -110,7 +111,7 @@ def _open_attempt(trial: TrialDir, number: int | None, is_first: bool) -> Path |
     return (trial.new_attempt() if number is None else trial.attempt(number)).path
 
 
-def _listen_for_interruption():
+def _listen_for_interruption() -> Callable[[], bool]:
     """Note SIGTERM and SIGUSR1; all ranks then save at the end of the loader batch and pause."""
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR1):

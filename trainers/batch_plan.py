@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -63,7 +64,7 @@ def plan_batch(global_batch_size: int, world_size: int, loader_batch_size: int) 
     return BatchPlan(loader_batch_size, split=loader_batch_size // local_batch_size)
 
 
-def _nearest(size: int, is_valid, step: int, lowest: int) -> str:
+def _nearest(size: int, is_valid: Callable[[int], bool], step: int, lowest: int) -> str:
     """The next valid size below and above, in words."""
     below = next((n for n in range(size - size % step, lowest - 1, -step) if is_valid(n)), None)
     above = next((n for n in range(size - size % step + step, 2 * size + lowest + 1, step) if is_valid(n)), None)

@@ -87,7 +87,7 @@ def save(path: Path, state: TrainingState, progress: Progress, communicator: Com
     arrays |= {f"per_rank/{i:05d}": np.stack(values) for i, values in enumerate(zip(*per_rank, strict=True))}
     arrays["progress"] = np.array(json.dumps(dataclasses.asdict(progress) | {"loss_sum": float(totals[0])}))
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # its stub takes any keyword for allow_pickle
     write_atomically(path, content.getvalue())
 
 

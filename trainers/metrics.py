@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Counts = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class ClassCounts:
@@ -16,9 +18,9 @@ class ClassCounts:
     wrong: F1 is not linear in its counts.
     """
 
-    true_positives: NDArray[np.int64]
-    false_positives: NDArray[np.int64]
-    false_negatives: NDArray[np.int64]
+    true_positives: Counts
+    false_positives: Counts
+    false_negatives: Counts
 
     @property
     def f1_micro(self) -> float:
@@ -31,6 +33,6 @@ class ClassCounts:
         return float(np.mean(_f1(self.true_positives, self.false_positives, self.false_negatives)))
 
 
-def _f1(true_positives, false_positives, false_negatives) -> NDArray[np.float64]:
+def _f1(true_positives: Counts, false_positives: Counts, false_negatives: Counts) -> NDArray[np.float64]:
     denominator = 2 * true_positives + false_positives + false_negatives
     return np.where(denominator > 0, 2 * true_positives / np.maximum(denominator, 1), 0.0)
