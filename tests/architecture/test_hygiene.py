@@ -13,7 +13,7 @@ FORBIDDEN = {
     # A site's own mirror or proxy decides where packages come from.
     "a package registry's host": r"pypi[.]org|pythonhosted[.]org|anaconda[.](org|com)|prefix[.]dev|download[.]pytorch",
     "where pip or uv is to look": r"--(extra-)?index-url[ =]|--find-links[ =]|--default-index[ =]",
-    "a path of somebody's machine": r"(?<![\w.}])/(root|home|work|Users)/\w",
+    "a path of somebody's machine": r"(?<![\w.}])/(root|work|Users)/\w",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
 }
 
