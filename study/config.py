@@ -154,10 +154,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:
-    """Set one value; text that is no TOML value is taken as a string, so that names need no quotes."""
+    """Set one value, or a whole table written inline; text that is no TOML value is taken as a string."""
     key, separator, text = override.partition("=")
     *parents, last = key.strip().split(".")
-    if not separator or not parents or not last:
+    if not separator or not last:
         raise ConfigError(f"--set {override!r}; write it as TABLE.KEY=VALUE, for example training.epochs=10.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]

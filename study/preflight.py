@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def check_shared_parts(config: StudyConfig, world_size: int) -> None:
         trial.write_spec(spec)
         check = subprocess.run(
             [sys.executable, "-m", "trainers", scratch, "--check"],
-            cwd=Path(__file__).resolve().parent.parent,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
             capture_output=True,
             text=True,
         )
