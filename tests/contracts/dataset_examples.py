@@ -1,0 +1,36 @@
+"""The smallest example of each data set: what tests/contracts/test_datasets.py builds it with.
+
+A new data set trainers/datasets/NAME.py adds a function here that puts its files, if it reads any, into a folder and
+gives the options of `build`, and an entry NAME in EXAMPLES. Train and val need three samples or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def synthetic_bigearthnet(folder: Path) -> dict[str, Any]:
+    return {"train": 12, "val": 6, "test": 4, "size": 8}
+
+
+def image_folder(folder: Path) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    lines = ["image,split,grass,water"]
+    for split, count in (("train", 12), ("val", 6), ("test", 4)):
+        for number in range(count):
+            name = f"{split}{number:02d}.png"
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / name)
+            lines.append(f"{name},{split},{number % 2},{number // 2 % 2}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return {"path": str(folder)}
+
+
+EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "image_folder": image_folder,
+    "synthetic_bigearthnet": synthetic_bigearthnet,
+}
