@@ -22,8 +22,10 @@ from storage.trial_dir import AttemptDir, TrialDir
 # Exit codes of `python -m trainers` that mean something.
 _EXIT_BAD_SPEC = 2
 _EXIT_SUPERSEDED = 4
-# Of a launcher that was ended from outside: 128 + SIGINT, SIGKILL, SIGTERM.
-_EXIT_INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM}
+# Of a launcher that was ended from outside. SIGUSR1 asks for a checkpoint, and ends a rank that does not listen yet.
+_EXIT_INTERRUPTED = {
+    128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+}
 
 _POLL_S = 0.25
 
@@ -37,6 +39,8 @@ class EndKind(StrEnum):
     """The specification cannot be trained; a repetition would end the same."""
     INTERRUPTED = "interrupted"
     """From outside: its allocation, node or runner went away."""
+    ABANDONED = "abandoned"
+    """Its driver went away first, so nobody saw how it ended."""
     SUPERSEDED = "superseded"
     """A newer attempt took over."""
     CRASHED = "crashed"
@@ -50,10 +54,13 @@ class AttemptRequest:
     attempt_number: int
     layout: RankLayout
     launcher_name: str
+    launcher_options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the worker's own."""
     grace_s: float = 30.0
     """For the ranks to save a checkpoint when they must go."""
+    deadline_unix_s: float = float("inf")
+    """The allocation's end; the ranks are paused early enough to save a checkpoint."""
 
     @property
     def attempt(self) -> AttemptDir:
@@ -88,7 +95,7 @@ def rank_command(request: AttemptRequest) -> tuple[str, ...]:
         f"--attempt={request.attempt_number}",
         f"--threads={request.layout.cpus_per_rank}",
     )
-    return launcher(request.launcher_name).argv(request.layout, program)
+    return launcher(request.launcher_name).argv(request.layout, program, request.launcher_options)
 
 
 def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -138,18 +145,19 @@ def run_attempt(
             stderr=subprocess.STDOUT,
         ) as supervisor,
     ):
-        _watch(supervisor, attempt, relay, requested_end, request.grace_s)
+        _watch(supervisor, request, relay, requested_end)
     return _describe_end(attempt, supervisor.returncode, time.monotonic() - started)
 
 
 def _watch(
     supervisor: subprocess.Popen,
-    attempt: AttemptDir,
+    request: AttemptRequest,
     relay: Callable[[EpochMetrics], None],
     requested_end: Callable[[], Outcome | None],
-    grace_s: float,
 ) -> None:
+    attempt = request.attempt
     relayed, kill_at = 0, float("inf")
+    pause_at_unix_s = request.deadline_unix_s - request.grace_s
     stop_requested = False
     while True:
         exited = _has_exited(supervisor, _POLL_S)
@@ -158,10 +166,10 @@ def _watch(
             relayed += 1
         if exited or time.monotonic() > kill_at:
             return
-        wanted = requested_end()
+        wanted = requested_end() if time.time() < pause_at_unix_s else Outcome.PAUSED
         if wanted is Outcome.PAUSED and kill_at == float("inf"):
             supervisor.send_signal(signal.SIGUSR1)
-            kill_at = time.monotonic() + grace_s
+            kill_at = time.monotonic() + request.grace_s
         elif wanted is Outcome.PRUNED and not stop_requested:
             attempt.request_stop(Outcome.PRUNED)
             stop_requested = True

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.records import ComponentSpec, TrialSpec
 from study import catalog
-from study.search_space import SearchSpace
+from study.search_space import PARAMETER_TYPES, SearchSpace
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
 
@@ -158,7 +158,7 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     *parents, last = key.strip().split(".")
     if not separator or not last:
-        raise ConfigError(f"--set {override!r}; write it as TABLE.KEY=VALUE, for example training.epochs=10.")
+        raise ConfigError(f"--set {key}; write it as TABLE.KEY=VALUE, for example training.epochs=10.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -167,26 +167,32 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a value, not a table.")
+            raise ConfigError(f"--set {key}: {parent} is a value, not a table.")
     table[last] = value
 
 
 def _describe(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where} is no key that is known here; valid are {', '.join(_valid_keys(error['loc'][:-1]))}."
-    if error["type"] == "missing":
-        return f"{where} is missing."
+    # Inside the search space, pydantic puts the parameter's type into the location, where a config has none.
+    where = ".".join(str(part) for i, part in enumerate(error["loc"]) if not _is_type_tag(error["loc"], i))
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{where} is no key that is known here; valid are {', '.join(_valid_keys(error['loc'][:-1]))}."
+        case "missing":
+            return f"{where} is missing."
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{where} must be a table (got {error['input']!r})."
     reason = error["msg"].removeprefix("Value error, ")
     return f"{where}: {reason} (got {error['input']!r})."
 
 
+def _is_type_tag(location: tuple[int | str, ...], index: int) -> bool:
+    return location[0] == "search_space" and index == 3 and location[index] in PARAMETER_TYPES
+
+
 def _valid_keys(table: tuple[int | str, ...]) -> list[str]:
     model: Any = StudyConfig
-    for part in table:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            # Inside the search space: the tag of the union is part of the location.
-            return ["type", "low", "high", "log", "step", "choices"]
-        model = field.annotation
+    if table[:1] == ("search_space",) and len(table) > 1:
+        model = PARAMETER_TYPES[str(table[3])]
+    elif table:
+        model = StudyConfig.model_fields[str(table[0])].annotation
     return list(model.model_fields)

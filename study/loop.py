@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +19,7 @@ from cluster.profile import SiteProfile
 from storage.records import EpochMetrics
 from storage.trial_dir import AttemptDir, TrialDir
 from study.config import StudyConfig
+from study.durations import Durations
 from study.ledger import Ledger, is_finished
 from study.samplers import derive_seed
 from study.transitions import Finish, Tell, TryAgain, merge_epochs, next_transition
@@ -40,6 +42,8 @@ class View(Protocol):
     def trial_finished(self, number: int, tell: Tell) -> None: ...
 
     def progressed(self, finished: int, total: int) -> None: ...
+
+    def notice(self, text: str) -> None: ...
 
 
 @dataclass
@@ -71,6 +75,7 @@ class StudyLoop:
         self._pool, self._dispatcher, self._view = pool, Dispatcher(pool.client), view
         self._waiting: list[ActiveTrial] = []
         self._training: dict[int, ActiveTrial] = {}
+        self._durations = Durations()
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Run until the study is complete, or until stopping has paused the trials under way.
@@ -104,10 +109,18 @@ class StudyLoop:
                 else:
                     self._waiting.append(trial)
         self._pool.ask_for(len(self._training) + len(self._waiting))
+        for notice in self._pool.notices():
+            log.warning(notice)
+            self._view.notice(notice)
         for worker in self._pool.workers() - self._dispatcher.busy_workers():
-            if not self._waiting:
-                return
-            self._start(self._waiting.pop(0), worker)
+            if self._waiting and self._has_time_for_a_trial(worker):
+                self._start(self._waiting.pop(0), worker)
+            else:
+                self._pool.retire(worker)
+
+    def _has_time_for_a_trial(self, worker: str) -> bool:
+        remaining_s = self._pool.deadline_unix_s(worker) - time.time()
+        return remaining_s >= self._durations.needed_walltime_s(self._profile.checkpoint_grace_s, self._pool.walltime_s)
 
     def _new_trials(self) -> list[ActiveTrial]:
         """Trials to fill the slots with: those that an earlier driver left behind, then new ones.
@@ -149,8 +162,10 @@ class StudyLoop:
             attempt_number=trial.directory.new_attempt().number,
             layout=self._layout,
             launcher_name=self._profile.launcher,
-            environment=self._profile.environment,
+            launcher_options=self._profile.launcher_options,
+            environment=self._profile.rank_environment,
             grace_s=self._profile.checkpoint_grace_s,
+            deadline_unix_s=self._pool.deadline_unix_s(worker),
         )
         self._training[trial.number] = trial
         self._dispatcher.submit(request, worker)
@@ -164,6 +179,7 @@ class StudyLoop:
     def _on_end(self, trial: ActiveTrial, end: AttemptEnd) -> None:
         log.info("trial %d: attempt ended: %s, exit code %d", trial.number, end.kind, end.exit_code)
         trial.ends.append(end)
+        self._durations.learn(end)
         match self._transition(trial):
             case Tell() as tell:
                 self._finish(trial, tell)
@@ -192,7 +208,7 @@ def _recall(attempt: AttemptDir, stored: list[dict]) -> AttemptEnd:
     """The end of an attempt of an earlier driver. One that left neither a result nor a row died with its driver."""
     result = attempt.read_result()
     row = stored[attempt.number - 1] if len(stored) >= attempt.number else {}
-    kind = EndKind.ENDED if result else EndKind(row.get("end", EndKind.INTERRUPTED))
+    kind = EndKind.ENDED if result else EndKind(row.get("end", EndKind.ABANDONED))
     epochs = tuple(attempt.read_metrics())
     return AttemptEnd(
         kind=kind,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 if TYPE_CHECKING:
     import optuna
@@ -27,8 +27,8 @@ class _Range(BaseModel):
 
 class FloatRange(_Range):
     type: Literal["float"]
-    low: float
-    high: float
+    low: FiniteFloat
+    high: FiniteFloat
     log: bool = False
 
     def suggest(self, trial: optuna.Trial, name: str) -> float:
@@ -63,6 +63,7 @@ class Choices(BaseModel):
 
 
 Parameter = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
+PARAMETER_TYPES: dict[str, type[BaseModel]] = {"float": FloatRange, "int": IntRange, "categorical": Choices}
 
 
 class SearchSpace(BaseModel):

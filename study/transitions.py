@@ -55,9 +55,16 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
         return _after_result(end.result, ends, objective)
     if end.kind is EndKind.BAD_SPEC:
         return Tell(Finish.FAIL, None, "bad spec", cause(end.log_tail))
+    if end.kind is EndKind.ABANDONED:
+        return TryAgain("its driver ended before it")
     if end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED):
         if _fruitless_interruptions(ends) >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
-            return Tell(Finish.FAIL, None, "interrupted", f"{_fruitless_interruptions(ends)} times without an epoch")
+            return Tell(
+                Finish.FAIL,
+                None,
+                "interrupted",
+                f"{_fruitless_interruptions(ends)} times in a row without a further epoch",
+            )
         return TryAgain(f"{end.kind} (exit code {end.exit_code})")
     crashes = sum(e.kind is EndKind.CRASHED for e in ends)
     if crashes > crash_retries:
@@ -97,10 +104,11 @@ def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: st
 
 
 def _fruitless_interruptions(ends: Sequence[AttemptEnd]) -> int:
-    """Interrupted attempts, counted back from the last one, that finished no epoch."""
-    count = 0
-    for end in reversed(ends):
-        if end.kind not in (EndKind.INTERRUPTED, EndKind.SUPERSEDED) or end.epochs:
-            break
-        count += 1
+    """Interrupted attempts, counted back from the last one, that got no further than the trial had been before."""
+    count, furthest = 0, -1
+    for end in ends:
+        reached = max((metrics.epoch for metrics in end.epochs), default=-1)
+        is_fruitless = end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED) and reached <= furthest
+        count = count + 1 if is_fruitless else 0
+        furthest = max(furthest, reached)
     return count
