@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
@@ -72,6 +73,21 @@ def open_storage(url: URL) -> RDBStorage:
             f"the database {public_url(url)} cannot be used: {describe_database_error(error)}. Check that it runs and "
             f"that this user may write to it; a password comes from {PASSWORD_VARIABLE} or ~/.pgpass."
         ) from error
+
+
+def open_existing_study(url: URL, name: str) -> optuna.Study:
+    """A study to read. Makes nothing.
+
+    Raises:
+        StorageError: There is no such database or study.
+    """
+    if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
+        raise StorageError(f"there is no database {public_url(url)}.")
+    storage = open_storage(url)
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        raise StorageError(f"there is no study {name!r} in {public_url(url)}; it has {', '.join(names) or 'none'}.")
+    return optuna.load_study(storage=storage, study_name=name)
 
 
 def public_url(url: URL) -> str:
