@@ -22,7 +22,7 @@ from storage.trial_dir import AttemptDir, TrialDir
 # Exit codes of `python -m trainers` that mean something.
 _EXIT_BAD_SPEC = 2
 _EXIT_SUPERSEDED = 4
-# Of a launcher that was ended from outside. SIGUSR1 asks for a checkpoint, and ends a rank that does not listen yet.
+# Of a launcher or a supervisor that was ended from outside. A supervisor that sent the ranks away says SIGTERM.
 _EXIT_INTERRUPTED = {
     128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 }
@@ -117,8 +117,6 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "PRTE_ALLOW_RUN_AS_ROOT": "1",
         "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        # Ranks get this long between SIGTERM and SIGKILL, to save a checkpoint.
-        "PRTE_MCA_odls_base_sigkill_timeout": str(int(request.grace_s)),
         **request.environment,
     }
 
@@ -143,10 +141,13 @@ def run_attempt(
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
+            # Ctrl-C and the closing of a terminal are for the driver to hear, which then pauses its trials.
+            start_new_session=True,
         ) as supervisor,
     ):
         _watch(supervisor, request, relay, requested_end)
-    return _describe_end(attempt, supervisor.returncode, time.monotonic() - started)
+    exit_code = supervisor.returncode if supervisor.returncode >= 0 else 128 - supervisor.returncode
+    return _describe_end(attempt, exit_code, time.monotonic() - started)
 
 
 def _watch(
@@ -155,8 +156,7 @@ def _watch(
     relay: Callable[[EpochMetrics], None],
     requested_end: Callable[[], Outcome | None],
 ) -> None:
-    attempt = request.attempt
-    relayed, kill_at = 0, float("inf")
+    attempt, relayed = request.attempt, 0
     pause_at_unix_s = request.deadline_unix_s - request.grace_s
     stop_requested = False
     while True:
@@ -164,12 +164,12 @@ def _watch(
         for metrics in attempt.read_metrics(skip=relayed):
             relay(metrics)
             relayed += 1
-        if exited or time.monotonic() > kill_at:
+        if exited:
             return
         wanted = requested_end() if time.time() < pause_at_unix_s else Outcome.PAUSED
-        if wanted is Outcome.PAUSED and kill_at == float("inf"):
-            supervisor.send_signal(signal.SIGUSR1)
-            kill_at = time.monotonic() + request.grace_s
+        if wanted is Outcome.PAUSED and supervisor.stdin is not None:
+            # The supervisor then does as if this runner were gone.
+            supervisor.stdin.close()
         elif wanted is Outcome.PRUNED and not stop_requested:
             attempt.request_stop(Outcome.PRUNED)
             stop_requested = True

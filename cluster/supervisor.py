@@ -1,8 +1,12 @@
 """Keeps ranks from outliving their runner: `python -m cluster.supervisor GRACE_S COMMAND...`
 
-Standard input is a pipe whose other end the runner holds. When it closes, by whatever death the runner died, the
-ranks get SIGUSR1 (save a checkpoint), GRACE_S seconds, and then SIGKILL. SIGUSR1 and SIGTERM are passed on to the
-command; its exit code becomes the supervisor's, 128 + N if signal N ended it.
+Standard input is a pipe whose other end the runner holds. When it closes, by whatever death the runner died, or when
+the supervisor is signalled, the ranks get SIGUSR1 (save a checkpoint), GRACE_S seconds, and then SIGKILL. The exit code
+is the command's, 128 + N if signal N ended it; a command that was sent away and did not end with 0 counts as ended by
+SIGTERM.
+
+SIGUSR1, because launchers pass it on and go on themselves. At SIGTERM, Open MPI 5 kills the ranks after half a second,
+with no option against it, and ends with exit code 1.
 
 A process of its own, because a runner that is killed cannot clean up, and PR_SET_PDEATHSIG would be bound to the
 thread of the Dask worker that started the ranks, not to the worker.
@@ -23,46 +27,54 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
+_ENDING_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+
 
 def supervise(grace_s: float, command: list[str]) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     # Ranks whose launcher was killed become our children, not init's, so that they can be found.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # Blocked before the start: a signal that arrives while the child is made waits for its handler.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
+    signalled = _listen()
     child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=lambda: _begin_child(libc),
+        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _begin_child(libc)
     )
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, lambda signum, frame: child.send_signal(signum))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1, signal.SIGTERM})
-
-    _wait_for_exit_or_lost_runner(child)
-    if child.poll() is None:
+    sent_away = _wait_for_exit_or_order_to_end(child, signalled)
+    if sent_away:
         child.send_signal(signal.SIGUSR1)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace_s)
     _kill_descendants()
     exit_code = child.wait()
+    if sent_away and exit_code != 0:
+        return 128 + signal.SIGTERM
     return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def _listen() -> int:
+    """A file descriptor that can be read from once a signal has come."""
+    signalled, note = os.pipe()
+    os.set_blocking(note, False)
+    signal.set_wakeup_fd(note)
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, lambda signum, frame: None)
+    return signalled
 
 
 def _begin_child(libc: ctypes.CDLL) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1, signal.SIGTERM})
 
 
-def _wait_for_exit_or_lost_runner(child: subprocess.Popen) -> None:
+def _wait_for_exit_or_order_to_end(child: subprocess.Popen, signalled: int) -> bool:
+    """Whether it is the order to end that came."""
     poller = select.poll()
     exited = os.pidfd_open(child.pid)
     poller.register(exited, select.POLLIN)
+    poller.register(signalled, select.POLLIN)
     # Nothing is ever written to the pipe: the only news it has is that the runner is gone.
     poller.register(sys.stdin.fileno(), select.POLLIN | select.POLLHUP)
-    poller.poll()
+    news = {descriptor for descriptor, _ in poller.poll()}
     os.close(exited)
+    return exited not in news
 
 
 def _kill_descendants() -> None:
