@@ -20,6 +20,7 @@ class RankLayout:
     nodes: int
     ranks_per_node: int
     cpus_per_rank: int
+    gpus_per_node: int = 0
 
     def __post_init__(self) -> None:
         for name in ("nodes", "ranks_per_node", "cpus_per_rank"):
@@ -32,8 +33,12 @@ class RankLayout:
 
 
 class Launcher(Protocol):
-    def argv(self, layout: RankLayout, program: Sequence[str]) -> tuple[str, ...]:
-        """The command that starts `program` once per rank and ends when all ranks have ended."""
+    def argv(self, layout: RankLayout, program: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
+        """The command that starts `program` once per rank and ends when all ranks have ended.
+
+        Args:
+            options: The site's own, which come last and are therefore the stronger ones.
+        """
         ...
 
 
@@ -41,7 +46,7 @@ class Launcher(Protocol):
 class Mpirun:
     """Open MPI's own launcher: one machine, or an allocation that it finds in its environment."""
 
-    def argv(self, layout: RankLayout, program: Sequence[str]) -> tuple[str, ...]:
+    def argv(self, layout: RankLayout, program: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
         is_one_machine = layout.nodes == 1
         command = (
             "mpirun",
@@ -54,6 +59,7 @@ class Mpirun:
             "none",
             # On one machine shared memory is all that is needed, and MPI opens no port.
             *(("--mca", "btl", "self,sm") if is_one_machine else ()),
+            *options,
             *program,
         )
         return private_network.wrap(command) if is_one_machine else command
@@ -63,7 +69,7 @@ class Mpirun:
 class Srun:
     """Slurm's launcher, inside an allocation."""
 
-    def argv(self, layout: RankLayout, program: Sequence[str]) -> tuple[str, ...]:
+    def argv(self, layout: RankLayout, program: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
         return (
             "srun",
             f"--nodes={layout.nodes}",
@@ -71,8 +77,11 @@ class Srun:
             f"--ntasks-per-node={layout.ranks_per_node}",
             # Since Slurm 22.05 a step does not inherit it from its job.
             f"--cpus-per-task={layout.cpus_per_rank}",
+            # All GPUs of a node are visible to each of its ranks: NCCL has to see its peers' ones.
+            *((f"--gres=gpu:{layout.gpus_per_node}",) if layout.gpus_per_node else ()),
             "--mpi=pmix",
             "--kill-on-bad-exit=1",
+            *options,
             *program,
         )
 

@@ -12,12 +12,21 @@ from cluster.quiet_dask import QuietScheduler, QuietWorker
 
 
 class WorkerPool(AbstractContextManager["WorkerPool"], Protocol):
-    """Workers that come when asked for, and may go at any time."""
+    """Workers that come when asked for, and may go at any time.
+
+    Its context's end gives all of them back.
+    """
 
     client: Client
+    walltime_s: float
+    """For which a new worker is there; infinite where nothing ends it."""
 
     def ask_for(self, workers: int) -> None:
-        """Have this many, soon; a lost one is replaced at the next call. Called twice a second."""
+        """Have this many, soon; a lost one is replaced at a later call. Called twice a second.
+
+        Raises:
+            RuntimeError: Of the pool's own kind, if it will never have any.
+        """
         ...
 
     def workers(self) -> set[str]:
@@ -25,7 +34,15 @@ class WorkerPool(AbstractContextManager["WorkerPool"], Protocol):
         ...
 
     def retire(self, worker: str) -> None:
-        """Give this one's allocation back."""
+        """Give this one's allocation back. It is idle."""
+        ...
+
+    def deadline_unix_s(self, worker: str) -> float:
+        """When this one's allocation ends; infinite if never."""
+        ...
+
+    def notices(self) -> list[str]:
+        """What a person should know since the last call."""
         ...
 
 
@@ -34,6 +51,8 @@ class LocalPool:
 
     Messages stay in memory (inproc://): no port is open, nobody can connect and nothing needs a certificate.
     """
+
+    walltime_s = float("inf")
 
     def __init__(self, slots: int) -> None:
         worker = {
@@ -63,3 +82,9 @@ class LocalPool:
 
     def retire(self, worker: str) -> None:
         """There is no allocation to give back."""
+
+    def deadline_unix_s(self, worker: str) -> float:
+        return float("inf")
+
+    def notices(self) -> list[str]:
+        return []

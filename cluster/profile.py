@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.launchers import RankLayout
 
@@ -18,41 +19,114 @@ class SiteError(ValueError):
     """There is no such site, or its profile is malformed. The message says what to do."""
 
 
-class SiteProfile(BaseModel):
-    """One site's profile."""
-
+class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SlurmSettings(_Table):
+    """How jobs are asked for. What is left out, Slurm's own defaults decide."""
+
+    queue: str | None = None
+    """Slurm's partition."""
+    account: str | None = None
+    """Who is charged."""
+    walltime: str = Field(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")
+    """Of one job, as [DAYS-]HOURS:MM:SS. A trial that needs longer goes on in the next job."""
+    interface: str
+    """The network device of the compute nodes through which the runners talk to the driver."""
+    driver_interface: str | None = None
+    """The same of the machine on which the driver runs, where it has another name there."""
+    memory_per_node: str | None = None
+    """As sbatch --mem takes it; "0" asks for all."""
+    prologue: tuple[str, ...] = ()
+    """Lines of the job script before the runner: modules and environment."""
+    extra_directives: tuple[str, ...] = ()
+    """More options for sbatch, each as in a #SBATCH line."""
+    death_timeout_s: int = Field(default=60, ge=5)
+    """A runner whose driver is not there for so long ends, and its job with it."""
+    squeue_every_s: float = Field(default=15.0, gt=0)
+    """How often the driver asks Slurm about its jobs."""
+    pending_notice_s: float = Field(default=600.0, gt=0)
+    """When jobs have been waiting in the queue for so long, the driver says so, and again at each doubling."""
+
+    @property
+    def walltime_s(self) -> int:
+        days, _, clock = self.walltime.rpartition("-")
+        hours, minutes, seconds = map(int, clock.split(":"))
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+class SiteProfile(_Table):
+    """One site's profile."""
 
     name: str
     launcher: Literal["mpirun", "srun"]
+    launcher_options: tuple[str, ...] = ()
+    """Added to the launcher's own, and stronger where they contradict."""
     nodes_per_trial: int = Field(default=1, ge=1)
     ranks_per_node: int = Field(ge=1)
     cpus_per_rank: int | Literal["auto"] = "auto"
     """`auto` divides the machine's cores among the ranks of the trials that run at once."""
     max_concurrent_trials: int = Field(default=1, ge=1)
-    """Fewer run at once where the machine has fewer cores than their ranks."""
+    """Fewer run at once where the machine has fewer cores than their ranks. With Slurm: jobs at once."""
+    gpus_per_node: int = Field(default=0, ge=0)
+    """Each rank takes the one of its own number on its node."""
+    slowest_data_plane: Literal["nccl", "mpi", "gloo", "auto"] = "auto"
+    """What may move the gradients at the least; a trial whose ranks find less ends before epoch 0. `auto` is NCCL where
+    there are GPUs and MPI elsewhere: Gloo is used only where a site says so."""
     checkpoint_grace_s: float = Field(default=30.0, gt=0)
     """For the ranks to save a checkpoint when they must go."""
     environment: dict[str, str] = {}
     """Added to the ranks' environment."""
+    slurm: SlurmSettings | None = None
+    """None: the ranks run on this machine."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.slurm is not None and self.cpus_per_rank == "auto":
+            raise ValueError("cpus_per_rank must be a number on a site with [slurm]: it is asked for in each job")
+        if self.slurm is None and (self.launcher == "srun" or self.nodes_per_trial > 1):
+            raise ValueError("launcher='srun' and nodes_per_trial above 1 need a [slurm] table")
+        if 0 < self.gpus_per_node < self.ranks_per_node:
+            raise ValueError(
+                f"ranks_per_node={self.ranks_per_node} is above gpus_per_node={self.gpus_per_node}; each rank takes one"
+            )
+        return self
+
+    @property
+    def required_data_plane(self) -> str:
+        """`slowest_data_plane` with `auto` decided."""
+        if self.slowest_data_plane != "auto":
+            return self.slowest_data_plane
+        return "nccl" if self.gpus_per_node else "mpi"
+
+    @property
+    def rank_environment(self) -> dict[str, str]:
+        """What the site adds to the ranks' environment."""
+        return {"SWITCHYARD_SLOWEST_DATA_PLANE": self.required_data_plane, **self.environment}
 
     def concurrent_trials(self, cores: int) -> int:
-        """How many trials run at once on a machine of `cores` cores: one at least."""
+        """How many trials run at once; without Slurm, on a machine of `cores` cores: one at least."""
+        if self.slurm is not None:
+            return self.max_concurrent_trials
         return max(1, min(self.max_concurrent_trials, cores // (self.nodes_per_trial * self.ranks_per_node)))
 
     def layout(self, cores: int) -> RankLayout:
-        """Where the ranks of one trial go, on a machine of `cores` cores."""
+        """Where the ranks of one trial go; without Slurm, on a machine of `cores` cores."""
         ranks = self.nodes_per_trial * self.ranks_per_node * self.concurrent_trials(cores)
         cpus = max(1, cores // ranks) if self.cpus_per_rank == "auto" else self.cpus_per_rank
-        return RankLayout(self.nodes_per_trial, self.ranks_per_node, cpus)
+        return RankLayout(self.nodes_per_trial, self.ranks_per_node, cpus, self.gpus_per_node)
 
 
 def site_names() -> list[str]:
     return sorted(path.stem for path in SITES_DIR.glob("*.toml"))
 
 
-def load_site(name: str) -> SiteProfile:
+def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
     """The profile of a site by its name, or of a TOML file elsewhere by its path.
+
+    Args:
+        overrides: KEY=VALUE, such as slurm.account=physics.
 
     Raises:
         SiteError: No such site, or an unknown or malformed key in its profile.
@@ -64,12 +138,35 @@ def load_site(name: str) -> SiteProfile:
             "give the path of a .toml file."
         )
     try:
-        return SiteProfile(name=path.stem, **tomllib.loads(path.read_text()))
+        tables = tomllib.loads(path.read_text())
+        for override in overrides:
+            _apply(tables, override)
+        return SiteProfile(name=path.stem, **tables)
     except tomllib.TOMLDecodeError as error:
         raise SiteError(f"{path}: not valid TOML: {error}.") from error
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        raise SiteError(f"{path}: {reasons}. Valid keys: {', '.join(SiteProfile.model_fields)}.") from error
+        raise SiteError(
+            f"{path}: {reasons}. Valid keys: {', '.join(k for k in SiteProfile.model_fields if k != 'name')}; under "
+            f"[slurm]: {', '.join(SlurmSettings.model_fields)}."
+        ) from error
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    """Set one value; text that is no TOML value is taken as a string, so that names need no quotes."""
+    key, separator, text = override.partition("=")
+    *parents, last = key.strip().split(".")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for parent in parents:
+        tables = tables.setdefault(parent, {})
+        if not isinstance(tables, dict):
+            raise SiteError(f"--site-set {override!r}: {parent} is a value, not a table.")
+    if not separator or not last:
+        raise SiteError(f"--site-set {override!r}; write it as KEY=VALUE, for example slurm.account=physics.")
+    tables[last] = value
 
 
 def available_cores() -> int:

@@ -63,6 +63,9 @@ class LiveDisplay:
     def progressed(self, finished: int, total: int) -> None:
         self._progress.update(self._task, completed=finished, total=total)
 
+    def notice(self, text: str) -> None:
+        self._live.console.print(f"note: {text}", style="yellow", highlight=False, markup=False)
+
     def _render(self) -> RenderableType:
         table = Table(box=None, padding=(0, 1), header_style="dim")
         for heading in ("trial", "epoch", "batch", "loss", "F1 micro", "F1 macro", "images/s"):
@@ -118,6 +121,9 @@ class PlainDisplay:
 
     def progressed(self, finished: int, total: int) -> None:
         pass
+
+    def notice(self, text: str) -> None:
+        self._say(f"note: {text}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

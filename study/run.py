@@ -21,10 +21,13 @@ from rich.console import Console  # noqa: E402
 from study.config import CONFIGS_DIR, StudyConfig, load_config  # noqa: E402
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from sqlalchemy.engine import URL
 
+    from cluster.jobqueue import StudyJobs
     from cluster.launchers import RankLayout
-    from cluster.profile import SiteProfile
+    from cluster.pool import WorkerPool
+    from cluster.profile import SiteProfile, SlurmSettings
 
 _EXIT_NO_TRIAL_COMPLETED = 1
 _EXIT_BAD_INPUT = 2
@@ -51,7 +54,9 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     from study.preflight import check_shared_parts
     from study.samplers import check_sampler
 
-    profile = load_site(arguments.site)
+    profile = load_site(arguments.site, arguments.site_set)
+    if arguments.jobs is not None:
+        profile = profile.model_copy(update={"max_concurrent_trials": arguments.jobs})
     cores = available_cores()
     layout, slots = profile.layout(cores), profile.concurrent_trials(cores)
     check_sampler(config.study.sampler)
@@ -69,7 +74,6 @@ def _run_study(
     from optuna.trial import TrialState
 
     from cluster import private_network
-    from cluster.pool import LocalPool
     from storage.endpoint import open_storage, public_url
     from storage.lease import hold_lease
     from study.display import LiveDisplay, PlainDisplay
@@ -91,12 +95,12 @@ def _run_study(
         ledger = Ledger(study, storage)
         epochs = config.training.epochs
         view = LiveDisplay(console, settings.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
-        if profile.launcher == "mpirun" and not private_network.is_available():
+        if layout.nodes == 1 and profile.launcher == "mpirun" and not private_network.is_available():
             console.print(
                 "warning: this kernel gives no private networks, so mpirun's control ports are open to others."
             )
         stop = _StopRequest()
-        with LocalPool(slots) as pool, view:
+        with _open_pool(config, profile, slots) as pool, view:
             StudyLoop(study, ledger, config, profile, layout, slots, pool, view).run(stop.is_requested)
         trials = ledger.trials()
     console.print(closing_table(settings.name, trials, public_url(url)))
@@ -104,6 +108,22 @@ def _run_study(
         console.print(f"Stopped by {stop.signal_name}. Run the same command to go on.", highlight=False)
         return 128 + stop.number
     return 0 if any(trial.state is TrialState.COMPLETE for trial in trials) else _EXIT_NO_TRIAL_COMPLETED
+
+
+def _open_pool(config: StudyConfig, profile: SiteProfile, slots: int) -> WorkerPool:
+    from cluster.pool import LocalPool
+
+    if profile.slurm is None:
+        return LocalPool(slots)
+    from cluster.slurm import SlurmPool
+
+    return SlurmPool(profile, profile.slurm, _study_jobs(config))
+
+
+def _study_jobs(config: StudyConfig) -> StudyJobs:
+    from cluster.jobqueue import StudyJobs
+
+    return StudyJobs(config.study.name, config.study_dir.resolve())
 
 
 class _StopRequest:
@@ -134,7 +154,7 @@ def _describe(
 
     from cluster.attempt import AttemptRequest, rank_command
 
-    request = AttemptRequest(config.trial_dir(0), 1, layout, profile.launcher, profile.environment)
+    request = AttemptRequest(config.trial_dir(0), 1, layout, profile.launcher, profile.launcher_options)
     table = Table(title=f"dry run: study {config.study.name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -146,7 +166,25 @@ def _describe(
     table.add_row("sampler", f"{config.study.sampler}, seed {config.study.seed}")
     table.add_row("database", storage_url)
     table.add_row("rank command", shlex.join(rank_command(request)))
+    if profile.slurm is not None:
+        _describe_jobs(config, profile, profile.slurm, slots, table)
     console.print(table)
+    if profile.slurm is not None:
+        from cluster.slurm import job_script
+
+        script = job_script(profile, profile.slurm, _study_jobs(config))
+        console.print("\njob script:\n", script, sep="\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def _describe_jobs(config: StudyConfig, profile: SiteProfile, slurm: SlurmSettings, slots: int, table: Table) -> None:
+    jobs = min(slots, config.study.trials)
+    nodes = jobs * profile.nodes_per_trial
+    table.add_row("jobs", f"{jobs} at once, {profile.nodes_per_trial} nodes each: {nodes} nodes, for {slurm.walltime}")
+    table.add_row(
+        "node-hours",
+        f"{nodes * slurm.walltime_s / 3600:g} if these jobs last their whole walltime. They end earlier when no trial "
+        "is left for them; where the study is longer, others follow.",
+    )
 
 
 def _sampled_names(config: StudyConfig) -> dict[str, str]:
@@ -202,6 +240,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--site", default="local", metavar="NAME", help="a file of cluster/sites, or a path; default: local"
     )
+    parser.add_argument(
+        "--site-set", action="append", default=[], metavar="KEY=VALUE", help="override any value of the site"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="trials at once, with Slurm: jobs; default: the site's")
     parser.add_argument("--storage", metavar="URL", help="database, without password; default: SQLite in runs/")
     parser.add_argument("--trials", type=int, metavar="N", help="trials of the study in all, earlier runs included")
     parser.add_argument("--name", metavar="NAME", help="of the study; the same as --set study.name=NAME")

@@ -1,0 +1,132 @@
+"""From a site's profile to the job that dask-jobqueue submits. Pure: nothing is submitted here.
+
+dask-jobqueue knows jobs of one node. Its header lines can be left out and others added, so the whole header is
+written here; its `job_directives_skip` matches any part of a line, and the one part that all lines share is #SBATCH.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed.security import Security
+
+from cluster.certificates import TlsFiles
+from cluster.profile import SiteProfile, SlurmSettings
+from cluster.quiet_dask import QuietScheduler
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class StudyJobs:
+    """What is the same for all jobs of a study."""
+
+    study_name: str
+    study_dir: Path
+    """Absolute; on the file system that driver and compute nodes share."""
+    python: str = sys.executable
+    root: Path = _ROOT
+    """Of this project."""
+
+    @property
+    def job_name(self) -> str:
+        return f"switchyard-{self.study_name}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the jobs run and leave their logs. No other study has it, so it tells whose a job is."""
+        return self.study_dir / "jobs"
+
+    @property
+    def tls(self) -> TlsFiles:
+        return TlsFiles(self.study_dir / "tls")
+
+    def log_path(self, job_id: str) -> Path:
+        return self.folder / f"{job_id}.log"
+
+
+def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> list[str]:
+    """The options of sbatch: the whole allocation of one trial."""
+    optional = {"partition": slurm.queue, "account": slurm.account, "mem": slurm.memory_per_node}
+    return [
+        f"--job-name={jobs.job_name}",
+        f"--chdir={shlex.quote(str(jobs.folder))}",
+        "--output=%j.log",
+        "--open-mode=append",
+        # A job that lost a node is replaced by a new one; Slurm's own repetition would find its driver elsewhere.
+        "--no-requeue",
+        *(f"--{option}={value}" for option, value in optional.items() if value is not None),
+        f"--nodes={profile.nodes_per_trial}",
+        f"--ntasks-per-node={profile.ranks_per_node}",
+        f"--cpus-per-task={profile.cpus_per_rank}",
+        *([f"--gres=gpu:{profile.gpus_per_node}"] if profile.gpus_per_node else []),
+        f"--time={slurm.walltime}",
+        *slurm.extra_directives,
+    ]
+
+
+def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> dict[str, Any]:
+    """Keyword arguments of dask-jobqueue's SLURMJob. All: what is left out, a file in the user's home decides."""
+    return {
+        # One worker with one thread: one trial at a time in each job.
+        "cores": 1,
+        "processes": 1,
+        "memory": "1 GiB",
+        "nanny": False,
+        "interface": slurm.interface,
+        "protocol": "tls://",
+        "death_timeout": slurm.death_timeout_s,
+        "shebang": "#!/usr/bin/env bash",
+        "python": shlex.quote(jobs.python),
+        "worker_command": "distributed.cli.dask_worker",
+        # Ranks are processes of their own, which Dask's limit for its worker must not count.
+        "worker_extra_args": [
+            "--memory-limit",
+            "0",
+            "--no-dashboard",
+            "--worker-class",
+            "cluster.quiet_dask.QuietWorker",
+        ],
+        "job_name": jobs.job_name,
+        "job_directives_skip": ["#SBATCH"],
+        "job_extra_directives": directives(profile, slurm, jobs),
+        "job_script_prologue": [
+            *slurm.prologue,
+            # After the modules, some of which set it to packages that would shadow the pinned ones.
+            f"export PYTHONPATH={shlex.quote(str(jobs.root))}",
+        ],
+    }
+
+
+def cluster_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> dict[str, Any]:
+    """Keyword arguments of dask-jobqueue's SLURMCluster."""
+    return {
+        **job_arguments(profile, slurm, jobs),
+        "security": jobs.tls.security(),
+        "scheduler_cls": QuietScheduler,
+        "scheduler_options": {"interface": slurm.driver_interface or slurm.interface, "dashboard": False},
+    }
+
+
+def worker_security(tls: TlsFiles) -> Security:
+    """The same for the job script, where paths stand on a command line."""
+    key, certificate, authority = (shlex.quote(str(path)) for path in (tls.key, tls.certificate, tls.authority))
+    return Security(require_encryption=True, tls_ca_file=authority, tls_worker_key=key, tls_worker_cert=certificate)
+
+
+def submission_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of the driver's environment goes with a job: sbatch keeps all of it, in files on the controller.
+
+    Passwords stay behind, and what an allocation around the driver says would describe the job wrongly.
+    """
+    secret = ("SWITCHYARD_STORAGE", "PGPASS")
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith((*secret, "SLURM_", "SBATCH_", "PMIX_", "OMPI_")) or name == "SLURM_CONF"
+    }

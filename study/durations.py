@@ -1,0 +1,32 @@
+"""How long the parts of a trial take, learned from attempts that have ended."""
+
+from __future__ import annotations
+
+from cluster.attempt import AttemptEnd
+
+
+class Durations:
+    """The longest epoch and the longest start that this study has seen.
+
+    A guess from the past, so it errs on the long side: an allocation that is given back a little early costs less than
+    one in which the ranks start and find no time to train.
+    """
+
+    def __init__(self) -> None:
+        self._start_s = 0.0
+        self._epoch_s = 0.0
+
+    def learn(self, end: AttemptEnd) -> None:
+        """Take an attempt's end into account. One without an epoch does not say what took its time."""
+        if end.epochs:
+            self._epoch_s = max(self._epoch_s, *(metrics.wall_s for metrics in end.epochs))
+            self._start_s = max(self._start_s, end.wall_s - sum(metrics.wall_s for metrics in end.epochs))
+
+    def needed_walltime_s(self, grace_s: float, walltime_s: float) -> float:
+        """What must remain of an allocation for a trial to start in it: a start, one epoch and a checkpoint.
+
+        Args:
+            walltime_s: Of a new allocation. Nine tenths of it are always enough: where an epoch takes longer than a
+                job, its parts are trained in several, because ranks save inside an epoch, too.
+        """
+        return min(self._start_s + self._epoch_s + 2 * grace_s, 0.9 * walltime_s)
