@@ -27,6 +27,7 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
+_LAUNCHER_ENDS_WITHIN_S = 10
 _ENDING_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 
@@ -43,6 +44,11 @@ def supervise(grace_s: float, command: list[str]) -> int:
         child.send_signal(signal.SIGUSR1)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace_s)
+    if child.poll() is None:
+        # srun's ranks are no children of it: only srun itself can end them, and does at SIGTERM.
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_LAUNCHER_ENDS_WITHIN_S)
     _kill_descendants()
     exit_code = child.wait()
     if sent_away and exit_code != 0:
