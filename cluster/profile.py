@@ -15,6 +15,10 @@ from cluster.launchers import RankLayout
 SITES_DIR = Path(__file__).parent / "sites"
 
 
+PLACEHOLDER = "REPLACE-ME"
+"""A value that a profile cannot know; a study does not start with it."""
+
+
 class SiteError(ValueError):
     """There is no such site, or its profile is malformed. The message says what to do."""
 
@@ -29,7 +33,7 @@ class SlurmSettings(_Table):
     queue: str | None = None
     """Slurm's partition."""
     account: str | None = None
-    """Who is charged."""
+    """Who is charged; PLACEHOLDER where each user has to say."""
     walltime: str = Field(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")
     """Of one job, as [DAYS-]HOURS:MM:SS. A trial that needs longer goes on in the next job."""
     interface: str
@@ -150,6 +154,21 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
             f"{path}: {reasons}. Valid keys: {', '.join(k for k in SiteProfile.model_fields if k != 'name')}; under "
             f"[slurm]: {', '.join(SlurmSettings.model_fields)}."
         ) from error
+
+
+def check_complete(profile: SiteProfile) -> None:
+    """Refuse a profile in which the user has still to fill in a value.
+
+    Raises:
+        SiteError: With the option that fills it in.
+    """
+    values = {} if profile.slurm is None else profile.slurm.model_dump()
+    for key, value in values.items():
+        if value == PLACEHOLDER:
+            raise SiteError(
+                f"site {profile.name!r} does not know your slurm.{key}: give it with --site-set slurm.{key}=VALUE, or "
+                f"write it into {SITES_DIR / profile.name}.toml."
+            )
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:

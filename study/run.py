@@ -14,6 +14,7 @@ import logging  # noqa: E402
 import os  # noqa: E402
 import shlex  # noqa: E402
 import signal  # noqa: E402
+import time  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -> int:
     # Imported here: Optuna and Dask take seconds, and --help or a bad config need neither.
-    from cluster.profile import available_cores, load_site
+    from cluster.profile import available_cores, check_complete, load_site
     from storage.endpoint import parse_public_url, public_url
     from study.preflight import check_shared_parts
     from study.samplers import check_sampler
@@ -65,6 +66,7 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     if arguments.dry_run:
         _describe(config, profile, layout, slots, public_url(url), console)
         return 0
+    check_complete(profile)
     return _run_study(config, profile, layout, slots, url, console)
 
 
@@ -127,10 +129,16 @@ def _study_jobs(config: StudyConfig) -> StudyJobs:
 
 
 class _StopRequest:
-    """SIGINT and SIGTERM alike: the trials under way save a checkpoint and pause. A second one ends at once."""
+    """SIGINT and SIGTERM alike: the trials under way save a checkpoint and pause. A second one ends at once.
+
+    Not one that follows at its heels: `timeout` and some batch systems signal a process and then its whole group.
+    """
+
+    _SAME_REQUEST_S = 2.0
 
     def __init__(self) -> None:
         self.number = 0
+        self._noted_s = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 
@@ -142,8 +150,11 @@ class _StopRequest:
         return self.number != 0
 
     def _note(self, number: int, frame: object) -> None:
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
+        if self.number == 0:
+            self.number, self._noted_s = number, time.monotonic()
+        elif time.monotonic() - self._noted_s > self._SAME_REQUEST_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 def _describe(
