@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 STORAGE_VARIABLE = "SWITCHYARD_STORAGE"
 PASSWORD_VARIABLE = "SWITCHYARD_STORAGE_PASSWORD"
+_SECRET_OPTIONS = {"password", "passwd", "sslpassword"}
 
 
 class StorageError(ValueError):
@@ -23,29 +25,40 @@ class StorageError(ValueError):
 def parse_public_url(text: str, where: str) -> URL:
     """The URL that a person typed where others can read it: a command line or a config file.
 
+    PostgreSQL's gets psycopg as its driver, so that the URL is good for other programs of this environment, too.
+
     Raises:
-        StorageError: It is no database URL, or has a password in it.
+        StorageError: It is no database URL, or has a password in it, or its database would not be kept. The message
+            does not repeat the URL: what is wrong with it may be a secret that was not recognised as one.
     """
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    # ValueError: its port is no number.
+    except (ArgumentError, ValueError):
         raise StorageError(
-            f"{where}: {text!r} is no database URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."
-        ) from error
-    if url.password is not None:
+            f"{where}: this is no database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE."
+        ) from None
+    if url.password is not None or _SECRET_OPTIONS & url.query.keys():
         raise StorageError(
-            f"{where}: {url.render_as_string(hide_password=True)} has a password in it, which others on this machine "
-            f"can read; leave it out and set {PASSWORD_VARIABLE}, or keep it in ~/.pgpass."
+            f"{where}: this database URL has a password in it, which others on this machine can read; leave it out and "
+            f"set {PASSWORD_VARIABLE}, or keep it in ~/.pgpass."
         )
-    return url
+    if url.drivername.startswith("sqlite") and url.database in (None, "", ":memory:"):
+        raise StorageError(f"{where}: {text} is a database in memory, which keeps no study; write sqlite:///FILE.")
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
 def complete_url(url: URL) -> URL:
-    """The URL with what the environment adds: the password, and psycopg as PostgreSQL's driver."""
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    password = os.environ.get(PASSWORD_VARIABLE)
+    """The URL with the password from the environment, if there is one."""
+    password = _take_password()
     return url if password is None or url.drivername.startswith("sqlite") else url.set(password=password)
+
+
+@cache
+def _take_password() -> str | None:
+    """Out of the environment, because the ranks and, on a cluster, the jobs inherit it and have no use for it."""
+    found = [os.environ.pop(name, None) for name in (PASSWORD_VARIABLE, "PGPASSWORD")]
+    return next((password for password in found if password is not None), None)
 
 
 def open_storage(url: URL) -> RDBStorage:
@@ -54,7 +67,6 @@ def open_storage(url: URL) -> RDBStorage:
     Raises:
         StorageError: The database cannot be reached, or refuses.
     """
-    url = complete_url(url)
     if url.drivername.startswith("sqlite") and url.database:
         try:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +75,7 @@ def open_storage(url: URL) -> RDBStorage:
     try:
         # pre_ping: a connection that the server closed meanwhile is replaced instead of used.
         return RDBStorage(
-            url.render_as_string(hide_password=False),
+            complete_url(url).render_as_string(hide_password=False),
             engine_kwargs={"pool_pre_ping": True, "connect_args": _connect_arguments(url)},
         )
     except ImportError as error:
@@ -92,7 +104,8 @@ def open_existing_study(url: URL, name: str) -> optuna.Study:
 
 def public_url(url: URL) -> str:
     """The URL as others may see it; also what optuna-dashboard is started with."""
-    return url.set(password=None).render_as_string(hide_password=True)
+    # URL.set(password=None) would leave it as it is, to be shown as three asterisks.
+    return url._replace(password=None).render_as_string()
 
 
 def describe_database_error(error: BaseException) -> str:

@@ -1,0 +1,25 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres_server import PostgresServer, find_programs, run_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server that asks for a password."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    # Not pytest's folder: nobody but this user may enter that, and a socket's path must be short.
+    with (
+        tempfile.TemporaryDirectory(prefix="switchyard-postgres-") as folder,
+        run_postgres(programs, Path(folder)) as server,
+    ):
+        yield server
