@@ -150,6 +150,21 @@ def run_attempt(
     return _describe_end(attempt, exit_code, time.monotonic() - started)
 
 
+def lost_attempt(request: AttemptRequest, kind: EndKind, reason: str) -> AttemptEnd:
+    """The end of an attempt whose runner cannot tell it any more: what the ranks had written by then still counts."""
+    attempt = request.attempt
+    result, epochs = attempt.read_result(), tuple(attempt.read_metrics())
+    return AttemptEnd(
+        kind=EndKind.ENDED if result else kind,
+        exit_code=0 if result else -1,
+        wall_s=sum(metrics.wall_s for metrics in epochs),
+        result=result,
+        epochs=epochs,
+        communicator=attempt.read_communicator(),
+        log_tail="" if result else f"{attempt.log_tail()}\n{reason}".lstrip(),
+    )
+
+
 def _watch(
     supervisor: subprocess.Popen,
     request: AttemptRequest,

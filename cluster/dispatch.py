@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from distributed import Client, Future, Scheduler, Variable, get_client, get_worker
 
-from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, run_attempt
+from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, lost_attempt, run_attempt
 from storage.records import EpochMetrics, Outcome
 
 
@@ -102,16 +102,16 @@ class Dispatcher:
         if future.status == "finished":
             end = future.result()
         elif future.status == "cancelled":
-            end = AttemptEnd(EndKind.INTERRUPTED, exit_code=-1, wall_s=0.0, log_tail="the Dask task was cancelled")
+            end = lost_attempt(request, EndKind.INTERRUPTED, "the Dask task was cancelled")
         else:
-            end = _end_of_lost_runner(future.exception())
+            end = _end_of_lost_runner(request, future.exception())
         self._news.put(AttemptFinished(request, end))
 
 
-def _end_of_lost_runner(error: BaseException) -> AttemptEnd:
+def _end_of_lost_runner(request: AttemptRequest, error: BaseException) -> AttemptEnd:
     # KilledWorker: the allocation went away with the worker in it. Anything else is a fault of the runner itself.
     kind = EndKind.INTERRUPTED if type(error).__name__ == "KilledWorker" else EndKind.CRASHED
-    return AttemptEnd(kind, exit_code=-1, wall_s=0.0, log_tail=f"runner: {type(error).__name__}: {error}")
+    return lost_attempt(request, kind, f"runner: {type(error).__name__}: {error}")
 
 
 def _never_repeat_tasks(dask_scheduler: Scheduler) -> None:

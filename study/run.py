@@ -10,6 +10,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(_ROOT)
 
 import argparse  # noqa: E402
+import json  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
 import shlex  # noqa: E402
@@ -94,9 +95,9 @@ def _run_study(
             lambda finished: build_sampler(settings.sampler, settings.seed, finished),
             config.identity(layout.world_size),
         )
-        ledger = Ledger(study, storage)
         epochs = config.training.epochs
         view = LiveDisplay(console, settings.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
+        ledger = Ledger(study, storage, view.notice)
         if layout.nodes == 1 and profile.launcher == "mpirun" and not private_network.is_available():
             console.print(
                 "warning: this kernel gives no private networks, so mpirun's control ports are open to others."
@@ -224,7 +225,11 @@ def _log_to(path: Path) -> None:
     # Optuna writes to the terminal by itself, into the middle of the live table.
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
-    logging.getLogger("distributed").setLevel(logging.WARNING)
+    # So does Dask, of workers that are lost, which is the pool's to tell.
+    dask = logging.getLogger("distributed")
+    dask.handlers.clear()
+    dask.propagate = True
+    dask.setLevel(logging.WARNING)
 
 
 def _is_expected(error: BaseException) -> bool:
@@ -234,7 +239,9 @@ def _is_expected(error: BaseException) -> bool:
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:
-    named = {"study.trials": arguments.trials, "study.name": arguments.name}
+    # Quoted: a name may be a number.
+    name = None if arguments.name is None else json.dumps(arguments.name)
+    named = {"study.trials": arguments.trials, "study.name": name}
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
     if arguments.deterministic:
         flags.append("training.deterministic=true")
