@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from functools import cache
 from pathlib import Path
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -106,6 +108,20 @@ def public_url(url: URL) -> str:
     """The URL as others may see it; also what optuna-dashboard is started with."""
     # URL.set(password=None) would leave it as it is, to be shown as three asterisks.
     return url._replace(password=None).render_as_string()
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a database error is one that waiting may cure: a server that restarts, another reader's lock."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
+        cause = cause.__cause__
+    if cause is None:
+        return isinstance(error, SQLAlchemyError | StorageInternalError)
+    if isinstance(cause.orig, sqlite3.Error):
+        # There is no server to restart; a full disk or a damaged file is for a person to put right.
+        code = getattr(cause.orig, "sqlite_errorcode", sqlite3.SQLITE_BUSY)
+        return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
 
 
 def describe_database_error(error: BaseException) -> str:

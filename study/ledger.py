@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.attempt import AttemptEnd
-from storage.endpoint import describe_database_error
+from storage.endpoint import describe_database_error, may_pass
 from storage.records import EpochMetrics
 from study.transitions import Tell
 
@@ -39,7 +39,7 @@ class StudyMismatchError(ValueError):
 
 
 class DatabaseLostError(OSError):
-    """The database has been away for too long."""
+    """The database has been away for too long, or refuses what it is given."""
 
 
 def open_study(
@@ -53,15 +53,14 @@ def open_study(
     Raises:
         StudyMismatchError: The stored study searches something else.
     """
-    exists = name in {
-        summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)
-    }
-    if not exists:
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", sampler=sampler_for(0))
-        study.set_user_attr(IDENTITY_KEY, identity)
-        study.set_user_attr("objective", identity["study"]["objective"])
-        return study
+    names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    if name not in names:
+        optuna.create_study(storage=storage, study_name=name, direction="maximize")
     study = optuna.load_study(storage=storage, study_name=name)
+    if _is_blank(study):
+        # New, or its driver died before this line.
+        study.set_user_attr("objective", identity["study"]["objective"])
+        study.set_user_attr(IDENTITY_KEY, identity)
     stored = study.user_attrs.get(IDENTITY_KEY)
     if stored is None:
         raise StudyMismatchError(
@@ -76,11 +75,21 @@ def open_study(
     return study
 
 
-class Ledger:
-    """One study's rows."""
+def _is_blank(study: optuna.Study) -> bool:
+    """Whether nothing says that the study is somebody else's."""
+    is_ours_by_its_direction = study.directions == [optuna.study.StudyDirection.MAXIMIZE]
+    return is_ours_by_its_direction and IDENTITY_KEY not in study.user_attrs and not study.get_trials(deepcopy=False)
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
-        self._study = study
+
+class Ledger:
+    """One study's rows.
+
+    Args:
+        notice: Told what a person should know while the database is waited for.
+    """
+
+    def __init__(self, study: optuna.Study, storage: BaseStorage, notice: Callable[[str], None]) -> None:
+        self._study, self._notice = study, notice
         # Optuna's own storage interface: a Trial object cannot overwrite an epoch that a lost attempt had reported.
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
@@ -96,6 +105,13 @@ class Ledger:
         """Store the epoch's objective as the trial's intermediate value, over an earlier attempt's."""
         value = getattr(metrics, objective)
         self.patiently(lambda: self._storage.set_trial_intermediate_value(self._trial_id(number), metrics.epoch, value))
+
+    def record_epochs(self, number: int, epochs: Sequence[EpochMetrics], objective: str) -> None:
+        """Store those epochs that are not stored yet as they are."""
+        stored = self.patiently(lambda: self._storage.get_trial(self._trial_id(number)).intermediate_values)
+        for metrics in epochs:
+            if stored.get(metrics.epoch) != getattr(metrics, objective):
+                self.record_epoch(number, metrics, objective)
 
     def record_attempts(self, number: int, ends: Sequence[AttemptEnd]) -> None:
         """Store what is known of a trial's attempts so far."""
@@ -113,22 +129,32 @@ class Ledger:
         """Run a database action that may be repeated, until the database answers.
 
         Raises:
-            DatabaseLostError: It has not answered for 15 minutes, or will never take what it is given.
+            DatabaseLostError: It has not answered for 15 minutes, or refuses for a reason that waiting does not cure.
         """
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((StorageInternalError, SQLAlchemyError)),
+            retry=tenacity.retry_if_exception(may_pass),
             wait=tenacity.wait_exponential(multiplier=0.5, max=15),
             stop=tenacity.stop_after_delay(_PATIENCE_S),
-            before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+            before_sleep=self._tell_of_wait,
             reraise=True,
         )
         try:
             return retrying(action)
         except (StorageInternalError, SQLAlchemyError) as error:
+            reason = describe_database_error(error)
+            if may_pass(error):
+                reason = f"it has not answered for {_PATIENCE_S // 60} minutes: {reason}"
             raise DatabaseLostError(
-                f"the database has not answered for {_PATIENCE_S // 60} minutes: {describe_database_error(error)}. "
-                "Nothing is lost: run the same command when it is back."
+                f"database: {reason}. What is stored is safe and the trials under way pause: put it right and run the "
+                "same command to go on."
             ) from error
+
+    def _tell_of_wait(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            log.warning("database: %s; attempt %d", describe_database_error(error), state.attempt_number)
+        if error is not None and state.attempt_number == 1:
+            self._notice(f"The database does not answer, so its news waits: {describe_database_error(error)}.")
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

@@ -191,8 +191,7 @@ class StudyLoop:
     def _finish(self, trial: ActiveTrial, tell: Tell) -> None:
         epochs = merge_epochs(trial.ends)
         # Once more from the files: an event of Dask's may have been lost with a worker, a line on disk is not.
-        for metrics in epochs:
-            self._ledger.record_epoch(trial.number, metrics, self._config.study.objective)
+        self._ledger.record_epochs(trial.number, epochs, self._config.study.objective)
         self._ledger.record_end(trial.number, tell, trial.ends, epochs)
         self._ledger.patiently(
             lambda: self._study.tell(trial.number, tell.value, state=_STATES[tell.finish], skip_if_finished=True)
