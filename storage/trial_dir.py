@@ -46,7 +46,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
-    except OSError:
+    except BaseException:
         scratch.unlink(missing_ok=True)
         raise
 
@@ -110,7 +110,7 @@ class AttemptDir:
 
     def requested_stop(self) -> Outcome | None:
         text = _read_if_there(self.path / "stop")
-        return None if text is None else Outcome(text)
+        return None if text is None else Outcome(text.strip())
 
     def is_superseded(self) -> bool:
         """Whether a newer attempt exists: then this one's ranks outlived their node's reported death."""

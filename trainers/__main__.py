@@ -8,12 +8,17 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
 
 from storage.records import EpochMetrics, TrialResult, TrialSpec
 from storage.trial_dir import AttemptDir, TrialDir, TrialDirError
 from trainers import components
 from trainers.batch_plan import plan_batch
 from trainers.datasets import Dataset, DatasetError, Split
+
+if TYPE_CHECKING:
+    from trainers.communicator import Communicator
 
 EXIT_BAD_SPEC = 2
 EXIT_SUPERSEDED = 4
@@ -26,15 +31,14 @@ class SpecError(ValueError):
 def main() -> int:
     arguments = _parse_arguments()
     trial = TrialDir(arguments.trial_dir)
+    if not arguments.check:
+        return _train(trial, arguments)
     try:
-        spec = trial.read_spec()
-        check_spec(spec)
-        if arguments.check:
-            return 0
-        return _train(spec, trial, arguments)
-    except (SpecError, TrialDirError, components.ComponentError, DatasetError) as error:
+        check_spec(trial.read_spec())
+    except (SpecError, TrialDirError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_SPEC
+    return 0
 
 
 def check_spec(spec: TrialSpec) -> None:
@@ -59,31 +63,54 @@ def check_spec(spec: TrialSpec) -> None:
             )
 
 
-def _train(spec: TrialSpec, trial: TrialDir, arguments: argparse.Namespace) -> int:
+def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
+    is_interrupted = _listen_for_interruption()
+    sys.excepthook = _end_alone
     # Imported here: a check answers without waiting for TensorFlow, and MPI starts only in a rank.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from trainers.communicator import Communicator, CommunicatorError, configure_threads
+    from trainers.communicator import AgreedError, Communicator, configure_threads
     from trainers.train import BatchTooLargeError, SupersededError, build_training, train
 
-    is_interrupted = _listen_for_interruption()
-    threads = configure_threads(arguments.threads, spec.deterministic)
     communicator = Communicator()
     try:
-        communicator.require_world_size(spec.world_size)
+        spec = communicator.all_or_none(lambda: _checked_spec(trial, communicator))
+        threads = configure_threads(arguments.threads, spec.deterministic)
         attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, arguments.attempt, communicator.is_first)))
         report = communicator.report(threads)
         if communicator.is_first:
             attempt.write_communicator(report)
         result = train(build_training(spec, communicator), attempt, is_interrupted, _reporter(attempt, spec))
-    except (CommunicatorError, BatchTooLargeError, ValueError) as error:
+    except (AgreedError, SupersededError) as error:
+        # Every rank has it; one says so.
+        if communicator.is_first:
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_SUPERSEDED if isinstance(error, SupersededError) else EXIT_BAD_SPEC
+    except (DatasetError, BatchTooLargeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_SPEC
-    except SupersededError as error:
-        print(error, file=sys.stderr)
-        return EXIT_SUPERSEDED
+        _leave(EXIT_BAD_SPEC)
     if communicator.is_first:
         _finish(attempt, result)
     return 0
+
+
+def _checked_spec(trial: TrialDir, communicator: Communicator) -> TrialSpec:
+    spec = trial.read_spec()
+    communicator.require_world_size(spec.world_size)
+    check_spec(spec)
+    return spec
+
+
+def _end_alone(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    sys.__excepthook__(kind, error, traceback)
+    _leave(1)
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End this rank when the others may not know why: they wait for it in a collective, MPI's farewell would make it
+    wait for them, and the trial would hang. Without the farewell, the launcher ends the others."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _finish(attempt: AttemptDir, result: TrialResult) -> None:

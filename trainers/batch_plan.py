@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 
@@ -38,25 +38,21 @@ def plan_batch(global_batch_size: int, world_size: int, loader_batch_size: int) 
     Raises:
         BatchPlanError: The batch does not split evenly over the ranks, or the loader batch not into such batches.
     """
-    if global_batch_size % world_size or global_batch_size < world_size:
-        nearest = _nearest(global_batch_size, lambda size: size % world_size == 0, step=1, lowest=world_size)
+    if world_size < 1 or loader_batch_size < 1:
+        raise BatchPlanError(f"world_size={world_size}, loader_batch_size={loader_batch_size}; use at least 1 of each.")
+    local_batch_size, left_over = divmod(global_batch_size, world_size)
+    nearest = _nearest_valid(global_batch_size, world_size, loader_batch_size)
+    if global_batch_size < 1 or left_over:
         raise BatchPlanError(
             f"global_batch_size={global_batch_size} does not split evenly over {world_size} ranks; use {nearest}."
         )
-    local_batch_size = global_batch_size // world_size
     if local_batch_size > loader_batch_size:
         raise BatchPlanError(
             f"global_batch_size={global_batch_size} needs {local_batch_size} samples of each of {world_size} ranks at "
             f"once, but loader_batch_size={loader_batch_size}; set loader_batch_size to {local_batch_size} or a "
-            f"multiple, or use global_batch_size={loader_batch_size * world_size} or less."
+            f"multiple, or use global_batch_size={nearest}."
         )
     if loader_batch_size % local_batch_size:
-        nearest = _nearest(
-            global_batch_size,
-            lambda size: size <= loader_batch_size * world_size and loader_batch_size % (size // world_size) == 0,
-            step=world_size,
-            lowest=world_size,
-        )
         raise BatchPlanError(
             f"global_batch_size={global_batch_size} is {local_batch_size} samples on each of {world_size} ranks, which "
             f"does not divide loader_batch_size={loader_batch_size} evenly; use {nearest}."
@@ -64,8 +60,10 @@ def plan_batch(global_batch_size: int, world_size: int, loader_batch_size: int) 
     return BatchPlan(loader_batch_size, split=loader_batch_size // local_batch_size)
 
 
-def _nearest(size: int, is_valid: Callable[[int], bool], step: int, lowest: int) -> str:
-    """The next valid size below and above, in words."""
-    below = next((n for n in range(size - size % step, lowest - 1, -step) if is_valid(n)), None)
-    above = next((n for n in range(size - size % step + step, 2 * size + lowest + 1, step) if is_valid(n)), None)
+def _nearest_valid(size: int, world_size: int, loader_batch_size: int) -> str:
+    """The next sizes below and above that can be planned, in words."""
+    divisors = [n for n in range(1, math.isqrt(loader_batch_size) + 1) if loader_batch_size % n == 0]
+    valid = {n * world_size for divisor in divisors for n in (divisor, loader_batch_size // divisor)}
+    below = max((n for n in valid if n < size), default=None)
+    above = min((n for n in valid if n > size), default=None)
     return " or ".join(str(n) for n in (below, above) if n is not None)

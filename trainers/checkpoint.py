@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Progress:
-    """How far the training is. Sums are over the epoch under way, and over all ranks once they are saved."""
+    """How far the training is. The sums are over what this rank has done of the epoch under way."""
 
     history: list[EpochMetrics] = field(default_factory=list)
     loader_batches: int = 0
@@ -79,13 +80,12 @@ def save(path: Path, state: TrainingState, progress: Progress, communicator: Com
     Raises:
         OSError: The file cannot be written; the checkpoint before it stays.
     """
-    totals = communicator.sum(np.array([progress.loss_sum]))
-    per_rank = communicator.gather(_values(state.per_rank()))
+    per_rank = communicator.gather([np.float64(progress.loss_sum), *_values(state.per_rank())])
     if per_rank is None:
         return
     arrays = {f"shared/{i:05d}": value for i, value in enumerate(_values(state.shared()))}
     arrays |= {f"per_rank/{i:05d}": np.stack(values) for i, values in enumerate(zip(*per_rank, strict=True))}
-    arrays["progress"] = np.array(json.dumps(dataclasses.asdict(progress) | {"loss_sum": float(totals[0])}))
+    arrays["progress"] = np.array(json.dumps(dataclasses.asdict(progress)))
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]  # its stub takes any keyword for allow_pickle
     write_atomically(path, content.getvalue())
@@ -95,26 +95,29 @@ def load(path: Path, state: TrainingState, communicator: Communicator) -> Progre
     """Restore the checkpoint on all ranks; None if there is none. Only rank 0 reads the file, so all see the same.
 
     Raises:
-        CheckpointError: The file is not a checkpoint of this trial.
+        AgreedError: The file is not a checkpoint of this trial.
     """
     content = communicator.broadcast(path.read_bytes() if communicator.is_first and path.exists() else None)
     if content is None:
         return None
+    return communicator.all_or_none(lambda: _restore(content, path, state, communicator.rank))
+
+
+def _restore(content: bytes, path: Path, state: TrainingState, rank: int) -> Progress:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             shared = [arrays[name] for name in sorted(arrays.files) if name.startswith("shared/")]
             per_rank = [arrays[name] for name in sorted(arrays.files) if name.startswith("per_rank/")]
             fields = json.loads(str(arrays["progress"]))
+        loss_sum, *values = [of_all_ranks[rank] for of_all_ranks in per_rank]
         _assign(state.shared(), shared)
-        _assign(state.per_rank(), [values[communicator.rank] for values in per_rank])
-    except (ValueError, KeyError, IndexError, OSError) as error:
+        _assign(state.per_rank(), values)
+        history = [EpochMetrics(**metrics) for metrics in fields["history"]]
+        return Progress(**fields | {"history": history, "loss_sum": float(loss_sum)})
+    except (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of this trial ({error}); remove it to start over."
         ) from error
-    fields["history"] = [EpochMetrics(**metrics) for metrics in fields["history"]]
-    # The sum over all ranks is carried on by one of them.
-    fields["loss_sum"] = fields["loss_sum"] if communicator.is_first else 0.0
-    return Progress(**fields)
 
 
 def _values(variables: list[keras.Variable]) -> Arrays:

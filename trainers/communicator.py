@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -23,9 +23,15 @@ import horovod.tensorflow as hvd  # isort: skip
 
 from storage.records import CommunicatorReport
 
+Value = TypeVar("Value")
 
-class CommunicatorError(RuntimeError):
+
+class CommunicatorError(ValueError):
     """The ranks that met are not the ones that were asked for."""
+
+
+class AgreedError(RuntimeError):
+    """Something failed on at least one rank, and all ranks know."""
 
 
 class Communicator:
@@ -131,6 +137,22 @@ class Communicator:
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value in rank order, on the first rank; None on the others."""
         return self._host.gather(value, root=0)
+
+    def all_or_none(self, act: Callable[[], Value]) -> Value:
+        """Do something on each rank alone, no collective in it, and go on only if it worked on all of them.
+
+        Raises:
+            AgreedError: On all ranks, with the words of the first one that failed.
+        """
+        cause: Exception | None = None
+        try:
+            value = act()
+        except (ValueError, OSError) as error:
+            cause = error
+        reasons = [reason for reason in self._host.allgather(cause and str(cause)) if reason is not None]
+        if reasons:
+            raise AgreedError(reasons[0]) from cause
+        return value
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:

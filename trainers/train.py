@@ -29,7 +29,7 @@ from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compil
 
 
 class BatchTooLargeError(ValueError):
-    """The largest batch that the batch policy may ask for does not fit into a rank's memory."""
+    """A batch that the batch policy may ask for, or a loader batch, does not fit into a rank's memory."""
 
 
 class SupersededError(RuntimeError):
@@ -55,16 +55,19 @@ class Training:
 
 
 def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
-    """Build what the specification names. All ranks come out with the same weights."""
+    """Build what the specification names. All ranks come out with the same weights.
+
+    Raises:
+        AgreedError: The model or the optimizer cannot be built like this.
+        DatasetError: The data cannot be opened; on the rank that found out.
+    """
     keras.utils.set_random_seed(spec.seed)
     policy = components.build("batch_policies", spec.batch_policy)
     with communicator.first_rank_first():
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
         train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
-    model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
-    optimizer = components.build("optimizers", spec.optimizer, model)
-    optimizer.build(model.trainable_variables)
-    state = TrainingState(model, optimizer)
+    state = communicator.all_or_none(lambda: _build_state(spec, dataset))
+    model, optimizer = state.model, state.optimizer
     communicator.broadcast_variables([v.value for v in [*state.shared(), *state.moving_statistics()]])
     return Training(
         spec=spec,
@@ -79,6 +82,13 @@ def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
     )
 
 
+def _build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
+    model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
+    optimizer = components.build("optimizers", spec.optimizer, model)
+    optimizer.build(model.trainable_variables)
+    return TrainingState(model, optimizer)
+
+
 def train(
     training: Training, attempt: AttemptDir, is_interrupted: Callable[[], bool], report: Callable[[EpochMetrics], None]
 ) -> TrialResult:
@@ -89,8 +99,9 @@ def train(
         report: Called on rank 0 with each finished epoch.
 
     Raises:
-        BatchTooLargeError: The largest batch does not fit; found out before epoch 0, not at the switch.
-        SupersededError: A newer attempt has begun.
+        AgreedError: The checkpoint cannot be used.
+        BatchTooLargeError: A batch does not fit into this rank's memory; found out before epoch 0, not at the switch.
+        SupersededError: A newer attempt has begun; on all ranks.
     """
     spec, communicator = training.spec, training.communicator
     checkpoint_path = attempt.trial.checkpoint_path
@@ -128,8 +139,9 @@ def train(
             report(metrics)
         progress = Progress(history=[*history, metrics])
 
-        if not math.isfinite(metrics.train_loss):
-            return TrialResult(Outcome.DIVERGED, progress.epoch, f"the training loss of epoch {epoch} is not finite")
+        # The validation loss too: the last update of the last epoch shows in no training loss.
+        if not math.isfinite(metrics.train_loss + metrics.val_loss):
+            return TrialResult(Outcome.DIVERGED, progress.epoch, f"the loss of epoch {epoch} is not finite")
         verdict = _verdict(attempt, communicator, is_interrupted)
         if verdict or progress.epoch % spec.checkpoint_every_epochs == 0 or progress.epoch == spec.epochs:
             _save(training, progress, attempt)
@@ -164,7 +176,9 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, is_inte
         if progress.loader_batches < last and communicator.any(is_interrupted()):
             break
 
-    progress.loss_sum += sum(float(loss) for loss in losses)
+    # One after the other, so that an interruption in between leaves the same sum.
+    for loss in losses:
+        progress.loss_sum += float(loss)
     progress.train_s = train_s_before + time.perf_counter() - started
 
 
@@ -186,23 +200,24 @@ def warm_up(training: Training) -> None:
     batch that does not fit is known before epoch 0.
 
     Raises:
-        BatchTooLargeError: The largest batch does not fit into this rank's memory.
+        BatchTooLargeError: A batch does not fit into this rank's memory.
     """
     before = training.state.copy()
-    sizes = training.policy.global_batch_sizes
+    tried = ""
     try:
-        for size in sizes:
+        for size in training.policy.global_batch_sizes:
+            tried = f"global_batch_size={size}"
             # Two micro-batches where there are several: the loop is warm then, and the longest phase costs no more.
             plan = training.plan(size)
             micro_batches = min(plan.split, 2)
             samples, labels = _zeros(training, plan.local_batch_size * micro_batches)
             training.train_step(samples, labels, tf.constant(micro_batches)).numpy()
+        tried = f"loader_batch_size={training.spec.loader_batch_size}"
         training.evaluate_step(*_zeros(training, training.spec.loader_batch_size))
     except tf.errors.ResourceExhaustedError as error:
         raise BatchTooLargeError(
-            f"global_batch_size={sizes[-1]} does not fit: rank {training.communicator.rank} has no memory for "
-            f"{training.plan(sizes[-1]).local_batch_size} samples at once ({error.message.splitlines()[0]}); use a "
-            "smaller batch or more ranks."
+            f"{tried} does not fit into the memory of rank {training.communicator.rank}; use a smaller batch or more "
+            f"ranks ({error.message.splitlines()[0].rpartition('}} ')[2]})."
         ) from error
     training.state.assign(before)
 

@@ -28,7 +28,7 @@ class SwitchAtEpoch:
 
     @property
     def global_batch_sizes(self) -> tuple[int, ...]:
-        return (self.small, self.large)
+        return tuple(sorted({self.small, self.large}))
 
     def global_batch_size(self, epoch: int, history: Sequence[EpochMetrics]) -> int:
         return self.small if epoch < self.switch_epoch else self.large

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.records import EpochMetrics, RecordError, TrialResult, TrialSpec, from_json, to_json
+from tests.storage.example_records import METRICS, REPORT, RESULT, SPEC
+
+every_record = pytest.mark.parametrize(
+    "record", [SPEC, METRICS, REPORT, RESULT], ids=lambda record: type(record).__name__
+)
+
+
+@every_record
+def test_a_record_comes_back_as_it_was_written(record):
+    read = from_json(type(record), to_json(record))
+
+    # By repr, because NaN is not equal to itself.
+    assert repr(read) == repr(record)
+
+
+@every_record
+def test_a_record_is_one_line(record):
+    assert "\n" not in to_json(record)
+
+
+@given(st.floats(), st.floats())
+def test_scores_keep_every_bit(train_loss, f1_macro):
+    metrics = dataclasses.replace(METRICS, train_loss=train_loss, f1_macro=f1_macro)
+
+    read = from_json(EpochMetrics, to_json(metrics))
+
+    assert (repr(read.train_loss), repr(read.f1_macro)) == (repr(train_loss), repr(f1_macro))
+
+
+def test_what_a_spec_leaves_out_has_its_default():
+    text = without(SPEC, "checkpoint_every_epochs", "deterministic")
+
+    spec = from_json(TrialSpec, text)
+
+    assert (spec.checkpoint_every_epochs, spec.deterministic) == (1, False)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(RecordError, match=r"TrialSpec lacks seed, cache_dir\."):
+        from_json(TrialSpec, without(SPEC, "seed", "cache_dir"))
+
+
+def test_a_missing_field_of_a_component_is_named_with_its_place():
+    with pytest.raises(RecordError, match=r"TrialSpec\.model lacks name"):
+        from_json(TrialSpec, with_fields(SPEC, model={"options": {}}))
+
+
+def test_an_unknown_field_is_named_with_the_valid_ones():
+    with pytest.raises(RecordError, match=r"unknown fields epoch; valid are .*epochs"):
+        from_json(TrialSpec, with_fields(SPEC, epoch=3))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("epochs", "100", "int"),
+        ("epochs", 1.5, "int"),
+        ("epochs", True, "int"),
+        ("deterministic", 1, "bool"),
+        ("study_name", None, "str"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_shown(field, value, wanted):
+    with pytest.raises(RecordError, match=rf"TrialSpec\.{field} is {value!r}; it must be of type {wanted}"):
+        from_json(TrialSpec, with_fields(SPEC, **{field: value}))
+
+
+def test_a_whole_number_will_do_for_a_float():
+    metrics = from_json(EpochMetrics, with_fields(METRICS, wall_s=60))
+
+    assert isinstance(metrics.wall_s, float)
+
+
+def test_an_unknown_outcome_is_answered_with_the_known_ones():
+    with pytest.raises(RecordError, match="'finished'; it must be one of completed, pruned, paused, diverged"):
+        from_json(TrialResult, with_fields(RESULT, outcome="finished"))
+
+
+@pytest.mark.parametrize("text", ["", '{"outcome": "paused", "epochs_do', "[]", "null", '"paused"'])
+def test_what_is_no_object_is_refused(text):
+    with pytest.raises(RecordError, match="TrialResult"):
+        from_json(TrialResult, text)
+
+
+def with_fields(record, **fields) -> str:
+    return json.dumps(json.loads(to_json(record)) | fields)
+
+
+def without(record, *names: str) -> str:
+    return json.dumps({name: value for name, value in json.loads(to_json(record)).items() if name not in names})

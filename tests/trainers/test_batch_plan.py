@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainers.batch_plan import BatchPlan, BatchPlanError, plan_batch
+
+ranks = st.integers(1, 64)
+splits = st.integers(1, 64)
+local_sizes = st.integers(1, 64)
+
+
+def test_the_papers_trial_makes_32_updates_of_512_samples_and_then_one_of_16384():
+    small, large = plan_batch(512, 16, 1024), plan_batch(16_384, 16, 1024)
+
+    assert (small.split, small.local_batch_size) == (32, 32)
+    assert (large.split, large.local_batch_size) == (1, 1024)
+
+
+@given(local_sizes, ranks, splits)
+def test_the_updates_of_a_loader_batch_hold_all_of_its_samples(local_batch_size, world_size, split):
+    plan = plan_batch(local_batch_size * world_size, world_size, local_batch_size * split)
+
+    assert plan.local_batch_size == local_batch_size
+    assert plan.split * plan.local_batch_size == plan.loader_batch_size
+
+
+@given(st.integers(-10, 300), st.integers(1, 9), st.integers(1, 120))
+def test_a_size_that_cannot_be_planned_is_answered_with_the_nearest_ones_that_can(size, world_size, loader_batch_size):
+    valid = [n for n in range(1, loader_batch_size * world_size + 1) if is_planned(n, world_size, loader_batch_size)]
+
+    if size in valid:
+        return
+    with pytest.raises(BatchPlanError) as refusal:
+        plan_batch(size, world_size, loader_batch_size)
+
+    below, above = [n for n in valid if n < size], [n for n in valid if n > size]
+    assert sizes_to_use(refusal.value) == below[-1:] + above[:1]
+
+
+@given(local_sizes, ranks, st.integers(1, 63))
+def test_a_loader_batch_that_is_too_small_is_answered_with_one_that_is_not(local_batch_size, world_size, missing):
+    size = (local_batch_size + missing) * world_size
+
+    with pytest.raises(BatchPlanError) as refusal:
+        plan_batch(size, world_size, local_batch_size)
+
+    advised = int(re.search(r"set loader_batch_size to (\d+)", str(refusal.value))[1])
+    assert is_planned(size, world_size, advised)
+
+
+@pytest.mark.parametrize(("world_size", "loader_batch_size"), [(0, 32), (2, 0), (-2, 32)])
+def test_no_ranks_and_no_samples_are_refused(world_size, loader_batch_size):
+    with pytest.raises(BatchPlanError, match=f"world_size={world_size}, loader_batch_size={loader_batch_size}"):
+        plan_batch(32, world_size, loader_batch_size)
+
+
+@given(local_sizes, splits, st.data())
+def test_a_short_loader_batch_is_cut_into_as_few_pieces_as_keep_within_the_local_batch_size(size, split, data):
+    plan = BatchPlan(loader_batch_size=size * split, split=split)
+    samples = data.draw(st.integers(1, plan.loader_batch_size))
+
+    count = plan.micro_batches(samples)
+
+    pieces = [len(piece) for piece in np.array_split(np.arange(samples), count)]
+    assert sum(pieces) == samples
+    assert max(pieces) <= size
+    assert min(pieces) > 0
+    assert (count - 1) * size < samples
+
+
+@given(local_sizes, splits)
+def test_a_whole_loader_batch_is_cut_into_split_pieces(size, split):
+    plan = BatchPlan(loader_batch_size=size * split, split=split)
+
+    assert plan.micro_batches(plan.loader_batch_size) == split
+
+
+def is_planned(size: int, world_size: int, loader_batch_size: int) -> bool:
+    try:
+        plan_batch(size, world_size, loader_batch_size)
+    except BatchPlanError:
+        return False
+    return True
+
+
+def sizes_to_use(error: BatchPlanError) -> list[int]:
+    """The global batch sizes that a message advises."""
+    advice = re.search(r"use (?:global_batch_size=)?(\d+)(?: or (\d+))?\.$", str(error))
+    assert advice is not None, str(error)
+    return [int(size) for size in advice.groups() if size is not None]
