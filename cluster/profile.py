@@ -6,11 +6,12 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.launchers import RankLayout
+from cluster.overrides import OverrideError, apply_override
 
 SITES_DIR = Path(__file__).parent / "sites"
 
@@ -144,8 +145,10 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
     try:
         tables = tomllib.loads(path.read_text())
         for override in overrides:
-            _apply(tables, override)
+            apply_override(tables, override)
         return SiteProfile(name=path.stem, **tables)
+    except OverrideError as error:
+        raise SiteError(f"--site-set {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SiteError(f"{path}: not valid TOML: {error}.") from error
     except ValidationError as error:
@@ -169,23 +172,6 @@ def check_complete(profile: SiteProfile) -> None:
                 f"site {profile.name!r} does not know your slurm.{key}: give it with --site-set slurm.{key}=VALUE, or "
                 f"write it into {SITES_DIR / profile.name}.toml."
             )
-
-
-def _apply(tables: dict[str, Any], override: str) -> None:
-    """Set one value; text that is no TOML value is taken as a string, so that names need no quotes."""
-    key, separator, text = override.partition("=")
-    *parents, last = key.strip().split(".")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for parent in parents:
-        tables = tables.setdefault(parent, {})
-        if not isinstance(tables, dict):
-            raise SiteError(f"--site-set {override!r}: {parent} is a value, not a table.")
-    if not separator or not last:
-        raise SiteError(f"--site-set {override!r}; write it as KEY=VALUE, for example slurm.account=physics.")
-    tables[last] = value
 
 
 def available_cores() -> int:

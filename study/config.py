@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cluster.overrides import OverrideError, apply_override
 from storage.records import ComponentSpec, TrialSpec
 from study import catalog
 from study.search_space import PARAMETER_TYPES, SearchSpace
@@ -123,8 +124,11 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
         ConfigError: No such file, not TOML, an unknown or impossible value, an unknown component or option.
     """
     tables = _read_toml(path)
-    for override in overrides:
-        _apply(tables, override)
+    try:
+        for override in overrides:
+            apply_override(tables, override)
+    except OverrideError as error:
+        raise ConfigError(f"--set {error}") from error
     try:
         config = StudyConfig.model_validate(tables)
     except ValidationError as error:
@@ -151,24 +155,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config {path} cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config {path} is not valid TOML: {error}.") from error
-
-
-def _apply(tables: dict[str, Any], override: str) -> None:
-    """Set one value, or a whole table written inline; text that is no TOML value is taken as a string."""
-    key, separator, text = override.partition("=")
-    *parents, last = key.strip().split(".")
-    if not separator or not last:
-        raise ConfigError(f"--set {key}; write it as TABLE.KEY=VALUE, for example training.epochs=10.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    table = tables
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {key}: {parent} is a value, not a table.")
-    table[last] = value
 
 
 def _describe(error: Any) -> str:
