@@ -16,18 +16,21 @@ from enum import StrEnum
 from pathlib import Path
 
 from cluster.launchers import RankLayout, launcher
+from cluster.slurm_step import wait_for_earlier_steps
 from storage.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
-from storage.trial_dir import AttemptDir, TrialDir
+from storage.trial_dir import AttemptDir, TrialDir, has_room
 
 # Exit codes of `python -m trainers` that mean something.
 _EXIT_BAD_SPEC = 2
 _EXIT_SUPERSEDED = 4
+_EXIT_DISK_FULL = 5
 # Of a launcher or a supervisor that was ended from outside. A supervisor that sent the ranks away says SIGTERM.
 _EXIT_INTERRUPTED = {
     128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 }
 
 _POLL_S = 0.25
+_STEPS_GONE_WITHIN_S = 30.0
 
 
 class EndKind(StrEnum):
@@ -43,6 +46,8 @@ class EndKind(StrEnum):
     """Its driver went away first, so nobody saw how it ended."""
     SUPERSEDED = "superseded"
     """A newer attempt took over."""
+    DISK_FULL = "disk full"
+    """The ranks could not write; another trial could not either."""
     CRASHED = "crashed"
 
 
@@ -59,6 +64,8 @@ class AttemptRequest:
     """Added to the worker's own."""
     grace_s: float = 30.0
     """For the ranks to save a checkpoint when they must go."""
+    ranks_meet_within_s: float = 600.0
+    """Ranks that have not found one another by then never will; they are sent away."""
     deadline_unix_s: float = float("inf")
     """The allocation's end; the ranks are paused early enough to save a checkpoint."""
 
@@ -132,6 +139,8 @@ def run_attempt(
             a checkpoint.
     """
     attempt, started = request.attempt, time.monotonic()
+    if request.launcher_name == "srun":
+        wait_for_earlier_steps(os.environ.get("SLURM_JOB_ID", ""), _STEPS_GONE_WITHIN_S)
     with (
         attempt.log_path.open("ab") as log,
         # Leaving the block closes the pipe, at which the supervisor ends the ranks, and waits for it.
@@ -172,6 +181,7 @@ def _watch(
     requested_end: Callable[[], Outcome | None],
 ) -> None:
     attempt, relayed = request.attempt, 0
+    met, meet_until_s = False, time.monotonic() + request.ranks_meet_within_s
     pause_at_unix_s = request.deadline_unix_s - request.grace_s
     stop_requested = False
     while True:
@@ -182,6 +192,9 @@ def _watch(
         if exited:
             return
         wanted = requested_end() if time.time() < pause_at_unix_s else Outcome.PAUSED
+        if not met:
+            met = attempt.read_communicator() is not None
+            wanted = wanted if met or time.monotonic() < meet_until_s else Outcome.PAUSED
         if wanted is Outcome.PAUSED and supervisor.stdin is not None:
             # The supervisor then does as if this runner were gone.
             supervisor.stdin.close()
@@ -208,6 +221,8 @@ def _describe_end(attempt: AttemptDir, exit_code: int, wall_s: float) -> Attempt
         kind = EndKind.SUPERSEDED
     elif exit_code in _EXIT_INTERRUPTED:
         kind = EndKind.INTERRUPTED
+    elif exit_code == _EXIT_DISK_FULL or not has_room(attempt.path):
+        kind = EndKind.DISK_FULL
     else:
         kind = EndKind.CRASHED
     return AttemptEnd(

@@ -81,6 +81,8 @@ class SiteProfile(_Table):
     there are GPUs and MPI elsewhere: Gloo is used only where a site says so."""
     checkpoint_grace_s: float = Field(default=30.0, gt=0)
     """For the ranks to save a checkpoint when they must go."""
+    ranks_meet_within_s: float = Field(default=600.0, gt=0)
+    """For all ranks to start and find one another; those that have not are sent away and started again."""
     environment: dict[str, str] = {}
     """Added to the ranks' environment."""
     slurm: SlurmSettings | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -22,12 +23,16 @@ from study.config import StudyConfig
 from study.durations import Durations
 from study.ledger import Ledger, is_finished
 from study.samplers import derive_seed
-from study.transitions import Finish, Tell, TryAgain, merge_epochs, next_transition
+from study.transitions import Finish, Halt, Tell, Transition, TryAgain, merge_epochs, next_transition
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _STATES = {Finish.COMPLETE: TrialState.COMPLETE, Finish.PRUNED: TrialState.PRUNED, Finish.FAIL: TrialState.FAIL}
+
+
+class StudyHaltedError(OSError):
+    """No trial can go on until a person has put something right."""
 
 
 class View(Protocol):
@@ -82,7 +87,8 @@ class StudyLoop:
 
         Raises:
             DatabaseLostError: Trials under way are paused by the caller's closing of the workers.
-            OSError: The disk is full, or the study's folder is gone.
+            StudyHaltedError: The ranks' disk is full.
+            OSError: The driver's disk is full, or the study's folder is gone.
         """
         paused = False
         while True:
@@ -165,6 +171,7 @@ class StudyLoop:
             launcher_options=self._profile.launcher_options,
             environment=self._profile.rank_environment,
             grace_s=self._profile.checkpoint_grace_s,
+            ranks_meet_within_s=self._profile.ranks_meet_within_s,
             deadline_unix_s=self._pool.deadline_unix_s(worker),
         )
         self._training[trial.number] = trial
@@ -183,6 +190,9 @@ class StudyLoop:
         match self._transition(trial):
             case Tell() as tell:
                 self._finish(trial, tell)
+            case Halt(reason):
+                # Nothing is stored: to the next driver, the attempt died with this one.
+                raise StudyHaltedError(errno.ENOSPC, reason, str(trial.directory.path))
             case TryAgain(reason):
                 self._ledger.record_attempts(trial.number, trial.ends)
                 self._view.trial_waits(trial.number, reason)
@@ -199,7 +209,7 @@ class StudyLoop:
         self._view.trial_finished(trial.number, tell)
         log.info("trial %d: %s %s %s", trial.number, tell.finish, tell.outcome, tell.reason)
 
-    def _transition(self, trial: ActiveTrial) -> Tell | TryAgain:
+    def _transition(self, trial: ActiveTrial) -> Transition:
         return next_transition(trial.ends, self._config.study.objective, self._config.study.crash_retries)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -12,9 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from storage.records import EpochMetrics, TrialResult, TrialSpec
-from storage.trial_dir import AttemptDir, TrialDir, TrialDirError
+from storage.trial_dir import AttemptDir, TrialDir, TrialDirError, is_disk_full
 from trainers import components
 from trainers.batch_plan import plan_batch
+from trainers.data_plane import SLOWEST_VARIABLE, require_data_plane
 from trainers.datasets import Dataset, DatasetError, Split
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_BAD_SPEC = 2
 EXIT_SUPERSEDED = 4
+EXIT_DISK_FULL = 5
 
 
 class SpecError(ValueError):
@@ -79,6 +82,7 @@ def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
         report = communicator.report(threads)
         if communicator.is_first:
             attempt.write_communicator(report)
+        communicator.all_or_none(lambda: require_data_plane(report, os.environ.get(SLOWEST_VARIABLE, "gloo")))
         result = train(build_training(spec, communicator), attempt, is_interrupted, _reporter(attempt, spec))
     except (AgreedError, SupersededError) as error:
         # Every rank has it; one says so.
@@ -87,7 +91,7 @@ def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
         return EXIT_SUPERSEDED if isinstance(error, SupersededError) else EXIT_BAD_SPEC
     except (DatasetError, BatchTooLargeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        _leave(EXIT_BAD_SPEC)
+        _leave(EXIT_DISK_FULL if is_disk_full(error) else EXIT_BAD_SPEC)
     if communicator.is_first:
         _finish(attempt, result)
     return 0
@@ -102,14 +106,16 @@ def _checked_spec(trial: TrialDir, communicator: Communicator) -> TrialSpec:
 
 def _end_alone(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     sys.__excepthook__(kind, error, traceback)
-    _leave(1)
+    _leave(EXIT_DISK_FULL if is_disk_full(error) else 1)
 
 
 def _leave(exit_code: int) -> NoReturn:
     """End this rank when the others may not know why: they wait for it in a collective, MPI's farewell would make it
     wait for them, and the trial would hang. Without the farewell, the launcher ends the others."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # The disk that the log is on may be full.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(exit_code)
 
 

@@ -22,6 +22,7 @@ import horovod  # isort: skip
 import horovod.tensorflow as hvd  # isort: skip
 
 from storage.records import CommunicatorReport
+from trainers.stall_watch import LIMIT_VARIABLE, StallWatch
 
 Value = TypeVar("Value")
 
@@ -42,7 +43,8 @@ class Communicator:
         # A communicator of our own keeps host messages apart from Horovod's.
         self._host = MPI.COMM_WORLD.Dup()
         self._gpus = tf.config.list_physical_devices("GPU")
-        if self._gpus:
+        self._stall_watch = StallWatch(float(os.environ.get(LIMIT_VARIABLE, "300")))
+        if hvd.local_rank() < len(self._gpus):
             # The job step sees all GPUs of the node (NCCL needs its peers); each rank takes the one of its number.
             tf.config.set_visible_devices(self._gpus[hvd.local_rank()], "GPU")
             tf.config.experimental.set_memory_growth(self._gpus[hvd.local_rank()], True)
@@ -70,7 +72,8 @@ class Communicator:
     def report(self, threads_per_rank: int) -> CommunicatorReport:
         """What the ranks found out about themselves; the same on all ranks."""
         details = [tf.config.experimental.get_device_details(gpu) for gpu in self._gpus]
-        own_gpu = details[hvd.local_rank()].get("device_name", "GPU") if details else ""
+        has_own = hvd.local_rank() < len(details)
+        own_gpu = details[hvd.local_rank()].get("device_name", "GPU") if has_own else ""
         facts = self._host.allgather((socket.gethostname(), f"{own_gpu}:{hvd.local_rank()}" if own_gpu else ""))
         return CommunicatorReport(
             world_size=hvd.size(),
@@ -128,7 +131,13 @@ class Communicator:
 
     def any(self, claim: bool) -> bool:
         """Whether the claim holds on at least one rank."""
-        return bool(self._host.allreduce(int(claim), op=MPI.MAX))
+        holds = bool(self._host.allreduce(int(claim), op=MPI.MAX))
+        self.note_progress()
+        return holds
+
+    def note_progress(self) -> None:
+        """Called once a batch; when no call follows for minutes, this rank ends."""
+        self._stall_watch.note_progress()
 
     def broadcast(self, value: Any) -> Any:
         """The first rank's value, on all ranks. The others' values are ignored."""

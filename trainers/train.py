@@ -192,6 +192,7 @@ def evaluate(training: Training) -> tuple[float, ClassCounts]:
         loss, batch_counts = training.evaluate_step(*batch)
         loss_sum += loss.numpy()
         counts += batch_counts.numpy()
+        communicator.note_progress()
     return float(communicator.sum(loss_sum)[0]) / samples, ClassCounts(*communicator.sum(counts))
 
 

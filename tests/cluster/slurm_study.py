@@ -1,0 +1,252 @@
+"""A study on a sandbox, run as a person runs it and watched from outside: squeue, processes, files, database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+import psutil
+
+from cluster.sandbox import Sandbox
+from storage.trial_dir import TrialDir
+from tests.waiting import wait_until
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# TensorFlow starts in 5 seconds on an idle core; these tests share two with one another's ranks.
+START_S = 150.0
+
+CONFIG = """
+[study]
+name = "{name}"
+trials = {trials}
+seed = 7
+crash_retries = 9
+
+[training]
+epochs = {epochs}
+loader_batch_size = 8
+
+[model]
+name = "small_resnet"
+width = 4
+blocks = [1]
+
+[dataset]
+name = "synthetic_bigearthnet"
+train = {train}
+val = 32
+test = 0
+size = 16
+
+[optimizer]
+name = "sgd"
+
+[batch_policy]
+name = "constant"
+global_batch_size = 8
+
+[search_space.optimizer]
+learning_rate = {{ type = "float", low = 1e-3, high = 1e-2, log = true }}
+"""
+
+SITE = """
+launcher = "srun"
+nodes_per_trial = {nodes}
+ranks_per_node = {ranks_per_node}
+cpus_per_rank = 1
+max_concurrent_trials = {jobs}
+checkpoint_grace_s = 15
+ranks_meet_within_s = 60
+gpus_per_node = 1
+slowest_data_plane = "mpi"
+
+[environment]
+OMPI_MCA_mpi_yield_when_idle = "1"
+HOROVOD_STALL_CHECK_TIME_SECONDS = "5"
+HOROVOD_STALL_SHUTDOWN_TIME_SECONDS = "10"
+SWITCHYARD_STALL_SHUTDOWN_TIME_SECONDS = "20"
+
+[slurm]
+queue = "gpu"
+walltime = "{walltime}"
+interface = "{interface}"
+driver_interface = "{driver_interface}"
+death_timeout_s = 20
+squeue_every_s = 1
+pending_notice_s = {pending_notice_s}
+"""
+
+
+@dataclass
+class SlurmStudy:
+    """One study, its driver started once or several times."""
+
+    sandbox: Sandbox
+    folder: Path
+    name: str = "faults"
+    trials: int = 1
+    epochs: int = 30
+    train: int = 256
+    nodes: int = 2
+    ranks_per_node: int = 1
+    jobs: int = 1
+    walltime: str = "01:00:00"
+    interface: str = "lo"
+    driver_interface: str = "lo"
+    pending_notice_s: int = 600
+    drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def study_dir(self) -> Path:
+        return self.folder / "runs" / self.name
+
+    @property
+    def output(self) -> str:
+        """What all drivers printed."""
+        path = self.folder / "driver.out"
+        return path.read_text() if path.exists() else ""
+
+    def start(self, *options: str) -> None:
+        """Start the driver, in a process group of its own."""
+        config, site = self.folder / "study.toml", self.folder / "site.toml"
+        config.write_text(CONFIG.format(**vars(self)))
+        site.write_text(SITE.format(**vars(self)))
+        command = [sys.executable, "study/run.py", "--config", str(config), "--site", str(site)]
+        command += ["--set", f"study.runs_dir={self.folder / 'runs'}", *options]
+        with (self.folder / "driver.out").open("ab") as out:
+            self.drivers.append(
+                subprocess.Popen(
+                    command,
+                    cwd=REPOSITORY,
+                    env=self.sandbox.environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    @property
+    def driver(self) -> subprocess.Popen[bytes]:
+        return self.drivers[-1]
+
+    def wait_for_end(self, within_s: float) -> int:
+        """The driver's exit code."""
+        try:
+            return self.driver.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the driver has not ended after {within_s:g} s; it printed:\n{self.output}") from None
+
+    def trial(self, number: int) -> TrialDir:
+        return TrialDir(self.study_dir / "trials" / f"{number:04d}")
+
+    def wait_for_epochs(self, attempt: int, epochs: int = 1, trial: int = 0) -> None:
+        """Until this attempt of the trial has finished so many epochs.
+
+        Raises:
+            TimeoutError: It has not, or the driver has ended.
+        """
+
+        def enough() -> bool:
+            if self.driver.poll() is not None:
+                raise TimeoutError(f"the driver ended with {self.driver.returncode}; it printed:\n{self.output}")
+            return len(self.trial(trial).attempt(attempt).read_metrics()) >= epochs
+
+        try:
+            wait_until(enough, START_S, pause_s=0.1)
+        except TimeoutError as error:
+            log = self.trial(trial).attempt(attempt).log_tail(1000)
+            raise TimeoutError(f"no epoch in attempt {attempt}; its log: {log}; the driver: {self.output}") from error
+
+    def wait_for_output(self, text: str, within_s: float) -> None:
+        try:
+            wait_until(lambda: text in self.output, within_s, pause_s=0.1)
+        except TimeoutError as error:
+            raise TimeoutError(f"{text!r} is not in what the driver printed:\n{self.output}") from error
+
+    def job_ids(self) -> list[str]:
+        """Jobs in the queue, newest last."""
+        return sorted(self.sandbox.run("squeue", "--noheader", "--format=%i").split(), key=int)
+
+    def nodes_of(self, job_id: str) -> list[str]:
+        """First the one on which the runner is."""
+        record = self.sandbox.run("scontrol", "show", "job", job_id)
+        match = re.search(r" NodeList=(\S+)", record)
+        assert match is not None, record
+        return self.sandbox.run("scontrol", "show", "hostnames", match[1]).split()
+
+    def processes(self, part: str) -> list[psutil.Process]:
+        """This study's processes with `part` in their command line."""
+        return list(self._find_processes(part))
+
+    def ranks(self) -> list[psutil.Process]:
+        """The ranks, that of the first node first."""
+        found = [process for process in self.processes("trainers") if "cluster.supervisor" not in process.cmdline()]
+        found = [process for process in found if process.cmdline()[1:3] == ["-m", "trainers"]]
+        return sorted(found, key=lambda rank: int(rank.environ().get("SLURM_PROCID", "0")))
+
+    def worker(self) -> psutil.Process:
+        """The runner's process."""
+        (worker,) = self.processes("distributed.cli.dask_worker")
+        return worker
+
+    def _find_processes(self, part: str) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if part in line and str(self.study_dir) in line and "python" in process.name():
+                yield process
+
+    def require_nothing_left(self, within_s: float = 60) -> None:
+        """No job in the queue, no runner and no rank alive."""
+
+        def left() -> list[str]:
+            alive = [*self.processes("trainers"), *self.processes("dask_worker")]
+            return [f"job {job}" for job in self.job_ids()] + [f"process {process.pid}" for process in alive]
+
+        wait_until(lambda: not left(), within_s, pause_s=0.5)
+
+    def require_complete(self) -> None:
+        """Every trial told once, every epoch in the database once, each attempt gone on from a checkpoint."""
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.study_dir / 'study.db'}")
+        trials = optuna.load_study(study_name=self.name, storage=storage).get_trials(deepcopy=False)
+        assert [trial.state.name for trial in trials] == ["COMPLETE"] * self.trials, self.output
+        for trial in trials:
+            assert sorted(trial.intermediate_values) == list(range(self.epochs))
+            assert trial.user_attrs["outcome"] == "completed"
+            self._require_resumed(trial.number)
+
+    def _require_resumed(self, number: int) -> None:
+        done = 0
+        for attempt in self.trial(number).attempts():
+            epochs = [metrics.epoch for metrics in attempt.read_metrics()]
+            if not epochs:
+                continue
+            # The last epoch of an attempt that was cut off may have ended before its checkpoint was written.
+            assert epochs[0] in (done, done - 1), f"{attempt.path}: began with {epochs[0]}, {done} were done"
+            assert epochs == list(range(epochs[0], epochs[-1] + 1))
+            done = epochs[-1] + 1
+        assert done == self.epochs
+
+    def attempt_ends(self, number: int = 0) -> list[str]:
+        """How the trial's attempts ended, in the database's words."""
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.study_dir / 'study.db'}")
+        trial = optuna.load_study(study_name=self.name, storage=storage).get_trials(deepcopy=False)[number]
+        return [json.loads(json.dumps(attempt))["end"] for attempt in trial.user_attrs.get("attempts", [])]
+
+    def stop(self) -> None:
+        """After a test that failed half-way."""
+        for driver in self.drivers:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+                driver.wait(10)
