@@ -15,6 +15,7 @@ from distributed import Client, Future, Scheduler, Variable, get_client, get_wor
 
 from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, lost_attempt, run_attempt
 from storage.records import EpochMetrics, Outcome
+from storage.trial_dir import is_disk_full
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class Dispatcher:
 def _end_of_lost_runner(request: AttemptRequest, error: BaseException) -> AttemptEnd:
     # KilledWorker: the allocation went away with the worker in it. Anything else is a fault of the runner itself.
     kind = EndKind.INTERRUPTED if type(error).__name__ == "KilledWorker" else EndKind.CRASHED
+    if is_disk_full(error):
+        kind = EndKind.DISK_FULL
     return lost_attempt(request, kind, f"runner: {type(error).__name__}: {error}")
 
 

@@ -14,6 +14,7 @@ none. Standard library only.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -35,6 +36,26 @@ _ATTEMPT_NAME = re.compile(r"attempt-(\d+)")
 
 class TrialDirError(OSError):
     """A trial directory does not hold what it should."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or what it was raised from, is that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a small file can be written here: the free space of a disk says nothing of quotas."""
+    probe = folder / "probe"
+    try:
+        write_atomically(probe, bytes(2**16))
+    except OSError as error:
+        return not is_disk_full(error)
+    probe.unlink(missing_ok=True)
+    return True
 
 
 def write_atomically(path: Path, content: bytes) -> None:

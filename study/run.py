@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
+from storage.trial_dir import is_disk_full  # noqa: E402
 from study.config import CONFIGS_DIR, StudyConfig, load_config  # noqa: E402
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if not _is_expected(error):
             raise
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        advice = "; make room and run the same command to go on." if is_disk_full(error) else ""
+        Console(stderr=True).print(
+            f"error: {error}{advice}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
         return _EXIT_BAD_INPUT
 
 
@@ -219,6 +223,8 @@ def _storage_url(config: StudyConfig, arguments: argparse.Namespace) -> tuple[st
 def _log_to(path: Path) -> None:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    # A log that cannot be written is told once, by whatever else then cannot be written.
+    logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     import optuna
 

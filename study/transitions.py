@@ -40,7 +40,14 @@ class TryAgain:
     reason: str
 
 
-Transition = Tell | TryAgain
+@dataclass(frozen=True)
+class Halt:
+    """No trial of the study can go on until a person has put something right. The trial stays as it is."""
+
+    reason: str
+
+
+Transition = Tell | TryAgain | Halt
 
 
 def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: int) -> Transition:
@@ -57,6 +64,8 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
         return Tell(Finish.FAIL, None, "bad spec", cause(end.log_tail))
     if end.kind is EndKind.ABANDONED:
         return TryAgain("its driver ended before it")
+    if end.kind is EndKind.DISK_FULL:
+        return Halt("No space left on device for the trials' checkpoints and logs")
     if end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED):
         if _fruitless_interruptions(ends) >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
             return Tell(

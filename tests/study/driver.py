@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 
 from storage.trial_dir import TrialDir
 from tests.architecture.sources import REPOSITORY
+from tests.study.small_disk import SmallDisk
 from tests.study.small_study import write_config, write_site
 from tests.waiting import wait_until
 
@@ -42,6 +43,10 @@ class Workplace:
     folder: Path
     options: tuple[str, ...] = ()
     """For every driver that is started here."""
+    enter: tuple[str, ...] = ()
+    """Put before a command, starts it where only some processes see the folder..."""
+    inner_folder: Path | None = None
+    """...under this name."""
 
     @property
     def study_dir(self) -> Path:
@@ -67,7 +72,8 @@ class Workplace:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, str(RUN), "--config", "small.toml", "--site", "here.toml", *self.options, *arguments]
+        run = (sys.executable, str(RUN), "--config", "small.toml", "--site", "here.toml")
+        return [*self.enter, *run, *self.options, *arguments]
 
     def run(self, *arguments: str, **environment: str) -> Finished:
         """Run a driver to its end."""
@@ -105,7 +111,7 @@ class Workplace:
 
     def rank_processes(self) -> list[psutil.Process]:
         """Ranks of this place's study, with their launchers and supervisors, whosoever's children they are."""
-        return _processes_that_name(str(self.study_dir / "trials"))
+        return _processes_that_name(f"{self.inner_folder or self.folder}/runs/small/trials")
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class RunningDriver:
 
     def wait_for_ranks(self, trial: int, attempt: int) -> list[psutil.Process]:
         """The Python processes that train."""
-        marks = (str(self.workplace.trial_dir(trial).path), f"--attempt={attempt}", "trainers")
+        marks = (str(self.workplace.trial_dir(trial).path), f"--attempt={attempt}")
         return self._wait(lambda: [p for p in _processes_that_name(*marks) if _is_rank(p)])
 
     def signal(self, number: int) -> None:
@@ -164,14 +170,15 @@ def new_workplace(folder: Path, *options: str, ranks: int = 1) -> Workplace:
     return Workplace(folder, options)
 
 
+def new_workplace_on(disk: SmallDisk, *options: str) -> Workplace:
+    write_config(disk.outside_path)
+    write_site(disk.outside_path)
+    return Workplace(disk.outside_path, options, disk.enter, disk.path)
+
+
 def slow_training(epochs: int = 30) -> tuple[str, ...]:
     """Options for a trial that trains for some seconds, so that something can happen to it meanwhile."""
-    return (
-        "--set",
-        "dataset.train=1024",
-        "--set",
-        f"training.epochs={epochs}",
-    )
+    return ("--set", "dataset.train=1024", "--set", f"training.epochs={epochs}")
 
 
 def clean_environment(**added: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from storage.records import EpochMetrics, Outcome, TrialResult
 from study.transitions import (
     MAX_INTERRUPTIONS_WITHOUT_PROGRESS,
     Finish,
+    Halt,
     Tell,
     Transition,
     TryAgain,
@@ -101,6 +102,13 @@ def test_a_trial_is_over_when(history, finish, value, outcome):
 )
 def test_a_trial_goes_on_when(history):
     assert isinstance(decide(*history), TryAgain)
+
+
+def test_a_full_disk_is_no_fault_of_the_trial_and_stops_the_study():
+    transition = decide(CRASHED, failed(EndKind.DISK_FULL, exit_code=5), crash_retries=0)
+
+    assert isinstance(transition, Halt)
+    assert "No space left" in transition.reason
 
 
 def test_a_bad_specification_is_not_tried_again_however_many_retries_there_are():
