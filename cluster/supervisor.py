@@ -49,8 +49,7 @@ def supervise(grace_s: float, command: list[str]) -> int:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_LAUNCHER_ENDS_WITHIN_S)
-    _kill_descendants()
-    exit_code = child.wait()
+    exit_code = _kill_descendants(child)
     if sent_away and exit_code != 0:
         return 128 + signal.SIGTERM
     return exit_code if exit_code >= 0 else 128 - exit_code
@@ -83,12 +82,16 @@ def _wait_for_exit_or_order_to_end(child: subprocess.Popen, signalled: int) -> b
     return exited not in news
 
 
-def _kill_descendants() -> None:
+def _kill_descendants(child: subprocess.Popen) -> int:
+    """Leave nothing behind; gives the child's exit code."""
     descendants = psutil.Process().children(recursive=True)
     for process in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(descendants, timeout=10)
+    exit_code = child.wait()
+    # Without the child: whoever waits for it second finds no exit code.
+    psutil.wait_procs([process for process in descendants if process.pid != child.pid], timeout=10)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""The commands of the sites are pinned in test_jobqueue.py; here is what they have in common."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.launchers import LAUNCHERS, LauncherError, RankLayout, launcher
+
+PROGRAM = ("python", "-m", "trainers", "a trial with spaces")
+LAYOUT = RankLayout(nodes=4, ranks_per_node=3, cpus_per_rank=5, gpus_per_node=3)
+
+every_launcher = pytest.mark.parametrize("name", LAUNCHERS)
+
+
+@every_launcher
+def test_the_program_comes_last_and_as_it_is(name):
+    assert launcher(name).argv(LAYOUT, PROGRAM)[-len(PROGRAM) :] == PROGRAM
+
+
+@every_launcher
+def test_a_sites_options_come_after_the_launchers_own_and_before_the_program(name):
+    plain = launcher(name).argv(LAYOUT, PROGRAM)
+
+    with_options = launcher(name).argv(LAYOUT, PROGRAM, ("--verbose", "--x=1"))
+
+    assert with_options == (*plain[: -len(PROGRAM)], "--verbose", "--x=1", *PROGRAM)
+
+
+def test_mpirun_on_several_nodes():
+    assert launcher("mpirun").argv(LAYOUT, ("true",)) == (
+        "mpirun", "-np", "12", "--map-by", "ppr:3:node:OVERSUBSCRIBE", "--bind-to", "none", "true",
+    )  # fmt: skip
+
+
+def test_mpirun_on_one_node_uses_shared_memory_in_a_private_network():
+    argv = launcher("mpirun").argv(RankLayout(nodes=1, ranks_per_node=2, cpus_per_rank=1), ("true",))
+
+    assert argv[1:] == (
+        "-m", "cluster.private_network", "mpirun", "-np", "2", "--map-by", "ppr:2:node:OVERSUBSCRIBE",
+        "--bind-to", "none", "--mca", "btl", "self,sm", "true",
+    )  # fmt: skip
+
+
+def test_srun():
+    assert launcher("srun").argv(LAYOUT, ("true",)) == (
+        "srun", "--nodes=4", "--ntasks=12", "--ntasks-per-node=3", "--cpus-per-task=5", "--gres=gpu:3", "--mpi=pmix",
+        "--kill-on-bad-exit=1", "true",
+    )  # fmt: skip
+
+
+def test_srun_asks_for_no_gpus_where_there_are_none():
+    layout = RankLayout(nodes=4, ranks_per_node=3, cpus_per_rank=5)
+
+    assert not [word for word in launcher("srun").argv(layout, ("true",)) if "gpu" in word]
+
+
+def test_an_unknown_launcher_is_answered_with_the_known_ones():
+    with pytest.raises(LauncherError, match="launcher='mpiexec'; it must be one of mpirun, srun"):
+        launcher("mpiexec")
+
+
+@pytest.mark.parametrize("name", ["nodes", "ranks_per_node", "cpus_per_rank"])
+def test_a_layout_without_anything_is_refused(name):
+    with pytest.raises(LauncherError, match=f"{name}=0; a trial needs at least 1"):
+        RankLayout(**{"nodes": 1, "ranks_per_node": 1, "cpus_per_rank": 1} | {name: 0})
