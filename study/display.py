@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -18,6 +19,7 @@ from study.transitions import Finish, Tell
 @dataclass
 class _Row:
     parameters: str
+    """As Rich's markup: what is sampled or said by others may have brackets in it."""
     attempt: int
     metrics: EpochMetrics | None = None
 
@@ -43,7 +45,7 @@ class LiveDisplay:
         self._live.stop()
 
     def trial_started(self, number: int, attempt: int, parameters: dict[str, object]) -> None:
-        self._rows[number] = _Row(format_parameters(parameters), attempt)
+        self._rows[number] = _Row(escape(format_parameters(parameters)), attempt)
         self._started.setdefault(number, time.monotonic())
 
     def epoch_finished(self, number: int, metrics: EpochMetrics) -> None:
@@ -52,7 +54,7 @@ class LiveDisplay:
 
     def trial_waits(self, number: int, reason: str) -> None:
         self._rows.pop(number, None)
-        self._live.console.print(f"trial {number:>3}  [yellow]{reason}[/]: goes on from its checkpoint")
+        self._live.console.print(f"trial {number:>3}  [yellow]{escape(reason)}[/]: goes on from its checkpoint")
 
     def trial_finished(self, number: int, tell: Tell) -> None:
         row = self._rows.pop(number, None)
@@ -136,7 +138,7 @@ def format_parameters(parameters: dict[str, object]) -> str:
 
 def _verdict(tell: Tell, row: _Row | None) -> str:
     if tell.finish is Finish.FAIL:
-        return f"[red]{tell.outcome}[/] {tell.reason}"
+        return f"[red]{tell.outcome}[/] {escape(tell.reason)}"
     if row is None or row.metrics is None or tell.value == 0.0:
-        return f"[yellow]{tell.outcome}[/] {tell.reason}"
+        return f"[yellow]{tell.outcome}[/] {escape(tell.reason)}"
     return f"[green]{tell.outcome}[/] F1 micro {row.metrics.f1_micro:.4f} macro {row.metrics.f1_macro:.4f}"

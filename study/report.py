@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
+from rich.markup import escape
 from rich.table import Table
 
 from study.display import format_parameters
@@ -20,7 +21,7 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
     table.add_row("trials", _count_outcomes(trials))
     if best is not None:
         a = best.user_attrs
-        table.add_row("best trial", f"{best.number}: {format_parameters(best.params)}")
+        table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
         table.add_row("F1 micro / macro", f"{a['f1_micro']:.4f} / {a['f1_macro']:.4f}")
         table.add_row("time", f"{a['wall_s']:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
         table.add_row("images/s", _by_phase(a["images_per_s_by_batch_size"], "{:.0f}"))
@@ -31,9 +32,10 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
     for trial in trials:
         if trial.state is TrialState.FAIL:
             attributes = trial.user_attrs
-            table.add_row(f"trial {trial.number}", f"{attributes.get('outcome')}: {attributes.get('reason')}")
-    table.add_row("database", storage_url)
-    table.add_row("dashboard", f"optuna-dashboard --host 127.0.0.1 {storage_url}")
+            reason = escape(str(attributes.get("reason")))
+            table.add_row(f"trial {trial.number}", f"{attributes.get('outcome')}: {reason}")
+    table.add_row("database", escape(storage_url))
+    table.add_row("dashboard", escape(f"optuna-dashboard --host 127.0.0.1 {storage_url}"))
     return table
 
 

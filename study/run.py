@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(arguments.config, _overrides(arguments))
         return _run(config, arguments, console)
+    except KeyboardInterrupt:
+        # Before there was a trial to pause.
+        return 128 + signal.SIGINT
     except (ValueError, OSError, RuntimeError) as error:
         if not _is_expected(error):
             raise
@@ -90,9 +93,10 @@ def _run_study(
     from study.samplers import build_sampler
 
     settings = config.study
+    # First of all: a database that is out of reach leaves no folder behind.
+    storage = open_storage(url)
     with hold_lease(config.study_dir):
         _log_to(config.study_dir / "driver.log")
-        storage = open_storage(url)
         study = open_study(
             storage,
             settings.name,

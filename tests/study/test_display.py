@@ -1,0 +1,98 @@
+"""What a person sees while a study runs, on a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from storage.records import EpochMetrics
+from study.display import LiveDisplay, PlainDisplay
+from study.loop import View
+from study.transitions import Finish, Tell
+
+EPOCH = EpochMetrics(
+    epoch=1,
+    train_loss=0.7071,
+    val_loss=0.8,
+    f1_micro=0.5432,
+    f1_macro=0.4321,
+    global_batch_size=16,
+    learning_rate=0.1,
+    updates=4,
+    samples=64,
+    samples_per_s=1234.0,
+    first_batch_s=0.1,
+    wall_s=1.0,
+)
+
+
+@pytest.fixture(params=["terminal", "log"])
+def show(request) -> Callable[[Callable[[View], None]], str]:
+    """From what happens in a study to what is seen of it."""
+
+    def render(happen: Callable[[View], None]) -> str:
+        is_terminal = request.param == "terminal"
+        console = Console(file=io.StringIO(), width=160, force_terminal=is_terminal, color_system=None)
+        with LiveDisplay(console, "s", epochs=6) if is_terminal else PlainDisplay(console, epochs=6) as view:
+            happen(view)
+        return console.file.getvalue()
+
+    return render
+
+
+def test_a_training_trial_is_shown_with_its_configuration_and_its_last_epoch(show):
+    def happen(view: View) -> None:
+        view.progressed(finished=2, total=8)
+        view.trial_started(7, 1, {"learning_rate": 0.12345678, "nesterov": True})
+        view.epoch_finished(7, EPOCH)
+
+    seen = show(happen)
+
+    for words in ("learning_rate=0.1235 nesterov=True", "2/6", "16", "0.707", "0.543", "0.432", "1234"):
+        assert words in seen
+
+
+def test_a_completed_trial_is_shown(show):
+    def happen(view: View) -> None:
+        view.trial_started(7, 1, {})
+        view.epoch_finished(7, EPOCH)
+        view.trial_finished(7, Tell(Finish.COMPLETE, 0.5432, "completed"))
+
+    seen = show(happen)
+
+    assert "completed" in seen
+    assert "0.5432" in seen
+
+
+def test_a_trial_that_goes_on_later_says_why(show):
+    def happen(view: View) -> None:
+        view.trial_started(7, 1, {})
+        view.trial_waits(7, "interrupted (exit code 137)")
+
+    assert "interrupted (exit code 137): goes on from its checkpoint" in show(happen)
+
+
+@pytest.mark.parametrize("reason", ["by allocator mklcpu [Op:Add]", "no such group [/train]", "[red]"])
+def test_what_others_say_is_shown_as_it_is_brackets_and_all(show, reason):
+    def happen(view: View) -> None:
+        view.trial_started(7, 1, {"choice": "[/a]"})
+        view.notice(reason)
+        view.trial_waits(7, reason)
+        view.trial_started(7, 2, {"choice": "[/a]"})
+        view.trial_finished(7, Tell(Finish.FAIL, None, "crashed", reason))
+
+    seen = show(happen)
+
+    assert f"note: {reason}" in seen
+    assert f"{reason}: goes on from its checkpoint" in seen
+    assert f"crashed {reason}" in seen
+    assert "choice=[/a]" in seen
+
+
+def test_an_end_that_was_found_on_disk_is_shown_without_a_beginning(show):
+    seen = show(lambda view: view.trial_finished(7, Tell(Finish.COMPLETE, 0.5, "completed")))
+
+    assert "completed" in seen

@@ -1,0 +1,119 @@
+"""Bad input: one clear error with what to do, exit code 2, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage.endpoint import PASSWORD_VARIABLE
+from tests.study.driver import Finished, Workplace, new_workplace
+
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return new_workplace(tmp_path, ranks=2)
+
+
+def error_of(finished: Finished) -> str:
+    """The one line that a driver said before it ended with exit code 2."""
+    assert finished.exit_code == 2, finished.output
+    assert finished.output.startswith("error: ")
+    assert finished.output.count("\n") == 1, finished.output
+    return finished.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--config", "absent.toml"], ["there is no config absent.toml", "demo.toml"], id="no config"),
+        pytest.param(["--set", "model.name=vgg"], ["model.name='vgg' does not exist", "small_resnet"], id="no model"),
+        pytest.param(["--set", "dataset.name=mnist"], ["'mnist' does not exist", "image_folder"], id="no dataset"),
+        pytest.param(["--site", "frontier"], ["there is no site 'frontier'", "local"], id="no site"),
+        pytest.param(["--set", "study.sampler=grid"], ["study.sampler='grid'", "random, tpe"], id="no sampler"),
+        pytest.param(["--trials", "0"], ["study.trials", "got 0"], id="no trials"),
+        pytest.param(
+            ["--set", "batch_policy.small_global_batch_size=15"],
+            ["global_batch_size=15 does not split evenly over 2 ranks; use 8 or 16"],
+            id="a batch that does not split over the ranks",
+        ),
+        pytest.param(
+            ["--set", "batch_policy.small_global_batch_size=24"],
+            ["global_batch_size=24", "does not divide loader_batch_size=32 evenly; use 16 or 32"],
+            id="a batch that does not split the loader batch",
+        ),
+        pytest.param(["--set", "dataset.val=1"], ["the val split", "holds 1 samples", "2 ranks"], id="a small split"),
+        pytest.param(
+            ["--storage", "postgresql://ada@127.0.0.1:1/studies"],
+            ["postgresql+psycopg://ada@127.0.0.1:1/studies cannot be used", "Connection refused", PASSWORD_VARIABLE],
+            id="no database",
+        ),
+        pytest.param(["--storage", "study.db"], ["--storage", "no database URL", "sqlite:///FILE"], id="no URL"),
+        pytest.param(
+            ["--storage", f"postgresql://ada:{SECRET}@db/studies"],
+            ["--storage", "password", PASSWORD_VARIABLE],
+            id="a password on the command line",
+        ),
+        pytest.param(
+            ["--set", f"study.storage=postgresql://ada:{SECRET}@db/studies"],
+            ["study.storage", "password", PASSWORD_VARIABLE],
+            id="a password in the config",
+        ),
+    ],
+)
+def test_it_is_told_in_one_line_with_what_to_do_and_leaves_nothing_behind(workplace, arguments, said):
+    before = set(workplace.files())
+
+    error = error_of(workplace.run(*arguments, **{PASSWORD_VARIABLE: SECRET}))
+
+    for words in said:
+        assert words in error
+    assert SECRET not in error
+    assert set(workplace.files()) == before
+
+
+def write_images(folder: Path, rows: list[str]) -> None:
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / name)
+    (folder / "labels.csv").write_text("\n".join(["image,split,grass,water", *rows]) + "\n")
+
+
+GOOD_ROWS = ["a.png,train,1,0", "b.png,train,0,1", "c.png,val,1,1", "d.png,val,0,0"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        pytest.param([*GOOD_ROWS, "e.png,train,1,0"], ["e.png"], id="a missing file"),
+        pytest.param(
+            [row.replace("val", "train") for row in GOOD_ROWS], ["no image in the split val"], id="an empty split"
+        ),
+        pytest.param([], ["labels.csv"], id="no rows"),
+        pytest.param(None, ["labels.csv"], id="no table"),
+    ],
+)
+def test_images_that_are_not_as_their_table_says_are_told_before_anything_is_stored(workplace, rows, said):
+    images = workplace.folder / "images"
+    write_images(images, rows or [])
+    if rows is None:
+        (images / "labels.csv").unlink()
+    before = set(workplace.files())
+
+    error = error_of(workplace.run("--set", 'dataset={name="image_folder", path="images"}'))
+
+    for words in said:
+        assert words in error
+    assert set(workplace.files()) == before
+
+
+def test_images_that_are_as_their_table_says_pass_the_same_check(workplace):
+    write_images(workplace.folder / "images", GOOD_ROWS)
+
+    checked = workplace.run("--dry-run", "--set", 'dataset={name="image_folder", path="images"}')
+
+    assert checked.exit_code == 0, checked.output
