@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import dask
-from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed import Client
 from distributed.core import Status
 
@@ -26,6 +26,12 @@ from cluster.certificates import create_certificates
 from cluster.jobqueue import StudyJobs, cluster_arguments, job_arguments, submission_environment, worker_security
 from cluster.profile import SiteProfile, SlurmSettings
 from cluster.slurm_queue import QueuedJob, SlurmCommandError
+
+# Importing dask-jobqueue makes Ctrl-C end the process at once, with code 0 and its jobs left behind.
+_on_ctrl_c = signal.getsignal(signal.SIGINT)
+from dask_jobqueue.slurm import SLURMCluster, SLURMJob  # noqa: E402
+
+signal.signal(signal.SIGINT, _on_ctrl_c)
 
 log = logging.getLogger(__name__)
 

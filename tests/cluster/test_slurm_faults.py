@@ -85,7 +85,7 @@ def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> Non
 
 
 def test_a_trial_outlives_its_drivers(study: SlurmStudy) -> None:
-    study.epochs = 12
+    study.epochs, study.train = 12, 2048
     for attempt, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGKILL), start=1):
         study.start()
         study.wait_for_epochs(attempt)
@@ -125,7 +125,7 @@ def test_jobs_of_a_killed_driver_that_never_started_are_cancelled_by_the_next_on
 
 
 def test_a_trial_goes_on_in_the_next_job_when_the_walltime_is_over(study: SlurmStudy) -> None:
-    study.walltime, study.epochs, study.train = "00:01:00", 8, 1024
+    study.walltime, study.epochs, study.train = "00:01:00", 20, 3072
     study.start()
 
     assert study.wait_for_end(4 * START_S) == 0, study.output
