@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -75,12 +77,22 @@ class Workplace:
         run = (sys.executable, str(RUN), "--config", "small.toml", "--site", "here.toml")
         return [*self.enter, *run, *self.options, *arguments]
 
+    def run_on_terminal(self, *arguments: str) -> Finished:
+        """Run a driver to its end on a terminal of 160 columns; its output comes without colours."""
+        command = f"stty columns 160; {shlex.join(self.command(*arguments))}"
+        finished = self._run(["script", "--quiet", "--return", "--command", command, "/dev/null"])
+        return Finished(finished.exit_code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", finished.output))
+
     def run(self, *arguments: str, **environment: str) -> Finished:
         """Run a driver to its end."""
+        return self._run(self.command(*arguments), **environment)
+
+    def _run(self, command: list[str], **environment: str) -> Finished:
         done = subprocess.run(
-            self.command(*arguments),
+            command,
             cwd=self.folder,
             env=clean_environment(**environment),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from study.samplers import derive_seed
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
 from tests.study.listening import listen_on_loopback, listening_sockets
 from tests.waiting import wait_until
+
+# Whole studies: on a machine that is busy with other things, each takes minutes.
+pytestmark = pytest.mark.timeout(900)
 
 TRIALS, EPOCHS, RANKS = 3, 2, 2
 
@@ -179,16 +183,21 @@ def test_the_same_command_again_adds_nothing_and_shows_the_table_again(copy, stu
     assert f"{TRIALS} completed" in again.output
 
 
-def test_a_larger_number_of_trials_adds_the_difference(copy):
+def test_a_larger_number_of_trials_adds_the_difference_which_a_terminal_shows_live(copy):
     before = copy.trials()
 
-    more = copy.run("--trials", str(TRIALS + 1))
+    more = copy.run_on_terminal("--trials", str(TRIALS + 1))
 
     assert more.exit_code == 0, more.output
     after = copy.trials()
     assert [trial.state for trial in after] == [TrialState.COMPLETE] * (TRIALS + 1)
     assert after[:TRIALS] == before
     assert after[TRIALS].params not in [trial.params for trial in before]
+    # A bar over the trials, the row of the one that trains, and the line that it leaves.
+    assert f"{TRIALS}/{TRIALS + 1} trials" in more.output
+    assert "starting" in more.output
+    assert re.search(rf"trial +{TRIALS} .*completed", more.output)
+    assert f"{TRIALS + 1} completed" in more.output
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tests.study.driver import Finished, Workplace, new_workplace
 
+# Whole studies: on a machine that is busy with other things, each takes minutes.
+pytestmark = pytest.mark.timeout(900)
+
 # With this seed: no memory for the weights, no weights at all, a loss that is not finite, and a good one.
 OUT_OF_MEMORY, BAD_OPTION, DIVERGING, GOOD = range(4)
 SEARCH = (

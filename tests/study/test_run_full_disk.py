@@ -13,6 +13,9 @@ from tests.study.driver import WITHIN_S, Finished, new_workplace_on, slow_traini
 from tests.study.small_disk import NoPrivateMountsError, SmallDisk, mount_small_disk
 from tests.waiting import wait_until
 
+# Whole studies: on a machine that is busy with other things, each takes minutes.
+pytestmark = pytest.mark.timeout(900)
+
 EPOCHS = 30
 
 

@@ -12,6 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.study.driver import WITHIN_S, Finished, Workplace, new_workplace, slow_training
 from tests.waiting import wait_until
 
+# Whole studies: on a machine that is busy with other things, each takes minutes.
+pytestmark = pytest.mark.timeout(900)
+
 TRIALS, EPOCHS = 2, 30
 
 
