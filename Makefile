@@ -12,7 +12,7 @@ unexport PYTHONPATH
 # The Python is the one that was asked for, or none.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help env study test bench lint lock clean
+.PHONY: help env study test bench lint lock nccl clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -43,8 +43,11 @@ lock: | $(UV) ## Pin anew what pyproject.toml asks for, here and in environment.
 	$(MAKE) env
 	.venv/bin/python -m tests.architecture.conda_environment
 
+nccl: | $(UV) ## Set up .venv-nccl with TensorFlow for GPUs and NCCL; needs nvcc and 7 GB, no GPU. [PYTHON=..., CUDA_HOME=...]
+	PYTHON="$(PYTHON)" UV="$(UV)" .ci/build-nccl
+
 clean: ## Remove the environment and all caches; keep runs/.
-	rm -rf .venv .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-nccl .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Both at once, before anything is downloaded. The compilers are those that CMake looks for.
