@@ -126,4 +126,7 @@ def _values(variables: list[keras.Variable]) -> Arrays:
 
 def _assign(variables: list[keras.Variable], values: Arrays) -> None:
     for variable, value in zip(variables, values, strict=True):
+        # Keras' own message shows the whole value.
+        if value.shape != tuple(variable.shape):
+            raise ValueError(f"{variable.path} has the shape {tuple(variable.shape)}, not {value.shape}")
         variable.assign(value)
