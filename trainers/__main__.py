@@ -71,6 +71,8 @@ def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
     sys.excepthook = _end_alone
     # Imported here: a check answers without waiting for TensorFlow, and MPI starts only in a rank.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # As cluster/attempt.py has it, for a trial that is started by hand: oneDNN's kernels corrupt memory.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from trainers.communicator import AgreedError, Communicator, configure_threads
     from trainers.train import BatchTooLargeError, SupersededError, build_training, train
 
