@@ -89,15 +89,24 @@ def open_storage(url: URL) -> RDBStorage:
         ) from error
 
 
+def open_existing_storage(url: URL) -> RDBStorage:
+    """A database to read. Makes none.
+
+    Raises:
+        StorageError: There is no such database.
+    """
+    if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
+        raise StorageError(f"there is no database {public_url(url)}.")
+    return open_storage(url)
+
+
 def open_existing_study(url: URL, name: str) -> optuna.Study:
     """A study to read. Makes nothing.
 
     Raises:
         StorageError: There is no such database or study.
     """
-    if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
-        raise StorageError(f"there is no database {public_url(url)}.")
-    storage = open_storage(url)
+    storage = open_existing_storage(url)
     names = optuna.get_all_study_names(storage)
     if name not in names:
         raise StorageError(f"there is no study {name!r} in {public_url(url)}; it has {', '.join(names) or 'none'}.")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import optuna
 import tenacity
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -104,7 +104,10 @@ class Ledger:
     def record_epoch(self, number: int, metrics: EpochMetrics, objective: str) -> None:
         """Store the epoch's objective as the trial's intermediate value, over an earlier attempt's."""
         value = getattr(metrics, objective)
-        self.patiently(lambda: self._storage.set_trial_intermediate_value(self._trial_id(number), metrics.epoch, value))
+        self._write(
+            number,
+            lambda: self._storage.set_trial_intermediate_value(self._trial_id(number), metrics.epoch, value),
+        )
 
     def record_epochs(self, number: int, epochs: Sequence[EpochMetrics], objective: str) -> None:
         """Store those epochs that are not stored yet as they are."""
@@ -164,7 +167,14 @@ class Ledger:
             for key, value in attributes.items():
                 self._storage.set_trial_user_attr(self._trial_id(number), key, value)
 
-        self.patiently(set_all)
+        self._write(number, set_all)
+
+    def _write(self, number: int, write: Callable[[], None]) -> None:
+        """Patiently. A trial that a person has ended, as optuna-dashboard's buttons can, takes no more and stays so."""
+        try:
+            self.patiently(write)
+        except UpdateFinishedTrialError:
+            log.warning("trial %d: somebody else has ended it; its news is dropped", number)
 
 
 def trial_attributes(tell: Tell, ends: Sequence[AttemptEnd], epochs: Sequence[EpochMetrics]) -> dict[str, Any]:

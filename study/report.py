@@ -35,7 +35,7 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
             reason = escape(str(attributes.get("reason")))
             table.add_row(f"trial {trial.number}", f"{attributes.get('outcome')}: {reason}")
     table.add_row("database", escape(storage_url))
-    table.add_row("dashboard", escape(f"optuna-dashboard --host 127.0.0.1 {storage_url}"))
+    table.add_row("dashboard", escape(f"python study/dashboard.py --storage {storage_url}"))
     return table
 
 

@@ -172,6 +172,19 @@ def test_stock_optuna_reads_all_of_a_trial(storage, url):
     assert read.user_attrs["outcome"] == "completed"
 
 
+def test_a_trial_that_a_person_has_ended_in_the_dashboard_stays_ended_and_the_driver_goes_on(storage, url):
+    study, ledger = new_ledger(storage)
+    study.ask()
+    optuna.load_study(storage=url, study_name="s").tell(0, state=TrialState.FAIL)
+
+    ledger.record_epoch(0, EPOCH, "f1_micro")
+    ledger.record_end(0, COMPLETED, [ended(EPOCH)], [EPOCH])
+
+    [trial] = study.trials
+    assert trial.state is TrialState.FAIL
+    assert trial.intermediate_values == {}
+
+
 def test_a_reopened_trial_keeps_its_parameters(storage):
     study, ledger = new_ledger(storage)
     before = study.ask().suggest_float("lr", 0, 1)

@@ -63,7 +63,7 @@ def test_it_says_where_the_database_is_and_how_to_look_at_it():
     table = render(trial(0.5))
 
     assert URL in table
-    assert "dashboard --" in table
+    assert f"python study/dashboard.py --storage {URL}" in table
 
 
 def test_it_counts_the_outcomes():
