@@ -119,6 +119,8 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
         "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(request.layout.cpus_per_rank),
+        # Horovod's own thread waits inside MPI, which by default takes a whole core from the training to do so.
+        "OMPI_MCA_mpi_yield_when_idle": "1",
         # A rank that hangs is found after a minute and ends the attempt, instead of holding its nodes for ever.
         "HOROVOD_STALL_CHECK_TIME_SECONDS": "30",
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "60",

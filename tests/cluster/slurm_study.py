@@ -69,7 +69,6 @@ gpus_per_node = 1
 slowest_data_plane = "mpi"
 
 [environment]
-OMPI_MCA_mpi_yield_when_idle = "1"
 HOROVOD_STALL_CHECK_TIME_SECONDS = "5"
 HOROVOD_STALL_SHUTDOWN_TIME_SECONDS = "10"
 SWITCHYARD_STALL_SHUTDOWN_TIME_SECONDS = "20"
