@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainers.bigearthnet import Version
+from trainers.bigearthnet.prepare import Preparation, prepare
+from trainers.bigearthnet.synthesize import synthesize
+
 
 def synthetic_bigearthnet(folder: Path) -> dict[str, Any]:
     return {"train": 12, "val": 6, "test": 4, "size": 8}
@@ -30,7 +34,14 @@ def image_folder(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
+def bigearthnet(folder: Path) -> dict[str, Any]:
+    synthesize(Version.V1, 40, folder / "archive")
+    prepare(Preparation(folder / "archive", Version.V1, folder / "archive/splits", folder / "shards"))
+    return {"path": str(folder / "shards")}
+
+
 EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "bigearthnet": bigearthnet,
     "image_folder": image_folder,
     "synthetic_bigearthnet": synthetic_bigearthnet,
 }

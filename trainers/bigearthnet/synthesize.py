@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.transform import from_origin
 
 from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.archive import ROOTS
@@ -132,6 +132,7 @@ def _write_tiff(path: Path, band: Band, pixels: NDArray[np.uint16], patch: _Patc
     step = PATCH_SIZE // band.size
     fine = pixels[..., BAND_SETS["all"].index(band)].astype(np.float32)
     coarse = np.rint(fine.reshape(band.size, step, band.size, step).mean(axis=(1, 3))).astype(np.uint16)
+    west, north = patch.corner
     profile = {
         "driver": "GTiff",
         "dtype": "uint16",
@@ -139,7 +140,7 @@ def _write_tiff(path: Path, band: Band, pixels: NDArray[np.uint16], patch: _Patc
         "width": band.size,
         "height": band.size,
         "crs": CRS.from_epsg(32600 + patch.tile[1]),
-        "transform": from_origin(*patch.corner, band.resolution_m, band.resolution_m),
+        "transform": Affine(band.resolution_m, 0, west, 0, -band.resolution_m, north),
         "nodata": 0 if version is Version.V2 else None,
     }
     with rasterio.open(path, "w", **profile) as tiff:

@@ -190,17 +190,18 @@ def _cut(samples: tf.Tensor, bands: list[Band], size: int) -> tf.Tensor:
     import tensorflow as tf
 
     # As few pieces as possible: bands that lie one after the other are cut out together.
-    pieces = []
     lying = sorted(bands, key=lambda band: band.offset)
     block = samples[:, lying[0].offset : lying[-1].stop]
     if len(lying) * size**2 == lying[-1].stop - lying[0].offset:
         pieces = tf.reshape(block, [-1, len(lying), size, size])
     else:
         pieces = tf.stack([tf.reshape(samples[:, b.offset : b.stop], [-1, size, size]) for b in lying], axis=1)
-    images = tf.transpose(tf.cast(pieces, tf.float32), [0, 2, 3, 1])
-    mean = np.array([band.mean for band in lying], np.float32)
-    std = np.array([band.std for band in lying], np.float32)
-    return tf.gather((images - mean) * (1.0 / std), [lying.index(band) for band in bands], axis=-1)
+    mean = np.array([band.mean for band in lying], np.float32)[:, None, None]
+    std = np.array([band.std for band in lying], np.float32)[:, None, None]
+    # Standardised before they are transposed: TensorFlow moves a cast behind a transposition that follows it, and has
+    # no fast one for uint16.
+    images = tf.transpose((tf.cast(pieces, tf.float32) - mean) * (1.0 / std), [0, 2, 3, 1])
+    return tf.gather(images, [lying.index(band) for band in bands], axis=-1) if lying != bands else images
 
 
 if __name__ == "__main__":
