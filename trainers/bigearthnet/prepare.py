@@ -118,6 +118,10 @@ def _begin(plan: Plan, out: Path) -> None:
             f"{out} holds shards of other patches or another --limit or --patches-per-shard; choose another --out "
             "or empty this one."
         )
+    _remove_half_written(out)
+
+
+def _remove_half_written(out: Path) -> None:
     for split in Split:
         for half_written in (out / split).glob(".*"):
             half_written.unlink()
@@ -275,6 +279,8 @@ def _finish(plan: Plan, preparation: Preparation) -> Manifest:
         bad_patches=bad_count,
         splits=splits,
     )
+    # Once more: a worker of a killed command may have outlived it by a moment.
+    _remove_half_written(out)
     manifest.write(out)
     return manifest
 
