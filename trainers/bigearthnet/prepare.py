@@ -132,8 +132,8 @@ def _write_shards(plan: Plan, archive: Archive, preparation: Preparation, on_sha
     done = sum(len(shard.names) for shard in plan.shards() if _is_finished(shard, out))
     on_shard(done, total)
     missing = (shard for shard in plan.shards() if not _is_finished(shard, out))
-    needed = (total - done) * BYTES_PER_PATCH
-    if (free := shutil.disk_usage(out).free) < needed and preparation.limit is None and not plan.bad:
+    needed = (min(total, plan.archive_size) - done) * BYTES_PER_PATCH
+    if (free := shutil.disk_usage(out).free) < needed:
         raise PrepareError(
             f"{out} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB are to be written; make room."
         )
