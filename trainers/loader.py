@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trainers.datasets import SampleSource
+from trainers.datasets import OrderedSource, SampleSource
 
 # One batch in the making while one waits: reading hides behind training, and memory holds three batches at most.
 _BATCHES_AHEAD = 2
@@ -32,6 +32,20 @@ def training_order(samples: int, seed: int, epoch: int, rank: int, world_size: i
 def evaluation_order(samples: int, rank: int, world_size: int) -> NDArray[np.int64]:
     """Indices that one rank evaluates: over all ranks every sample once, uneven shards included."""
     return np.arange(rank, samples, world_size)
+
+
+def training_order_of(source: SampleSource, seed: int, epoch: int, rank: int, world_size: int) -> NDArray[np.int64]:
+    """The source's own order if it has one: some are read best in large pieces."""
+    if isinstance(source, OrderedSource):
+        return source.training_order(seed, epoch, rank, world_size)
+    return training_order(len(source), seed, epoch, rank, world_size)
+
+
+def evaluation_order_of(source: SampleSource, rank: int, world_size: int) -> NDArray[np.int64]:
+    """The source's own order if it has one."""
+    if isinstance(source, OrderedSource):
+        return source.evaluation_order(rank, world_size)
+    return evaluation_order(len(source), rank, world_size)
 
 
 def read_batches(source: SampleSource, order: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:

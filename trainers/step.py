@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from trainers.communicator import Communicator
-from trainers.datasets import Dataset
+from trainers.datasets import AugmentedDataset, Dataset
 
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 EvaluateStep = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -26,8 +26,13 @@ def compile_train_step(
     weights = [variable.value for variable in model.trainable_variables]
 
     def update(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        images = dataset.to_model_input(samples)
+        if isinstance(dataset, AugmentedDataset):
+            # The optimizer's count is in the checkpoint: a resumed run draws what an uninterrupted one would.
+            seed = tf.stack([communicator.rank, tf.cast(optimizer.iterations, tf.int32)])
+            images = dataset.augment(images, seed)
         with tf.GradientTape() as tape:
-            logits = model(dataset.to_model_input(samples), training=True)
+            logits = model(images, training=True)
             loss = _mean_loss(logits, labels)
         gradients = communicator.average_gradients(tape.gradient(loss, weights))
         optimizer.apply(gradients, model.trainable_variables)

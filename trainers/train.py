@@ -23,7 +23,7 @@ from trainers.batch_policies import BatchPolicy
 from trainers.checkpoint import Progress, TrainingState
 from trainers.communicator import Communicator
 from trainers.datasets import Dataset, SampleSource, Split
-from trainers.loader import evaluation_order, read_batches, training_order
+from trainers.loader import evaluation_order_of, read_batches, training_order_of
 from trainers.metrics import ClassCounts
 from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
 
@@ -158,7 +158,7 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, is_inte
     one update. Both are the same compiled call.
     """
     spec, communicator = training.spec, training.communicator
-    order = training_order(len(training.train), spec.seed, progress.epoch, communicator.rank, communicator.world_size)
+    order = training_order_of(training.train, spec.seed, progress.epoch, communicator.rank, communicator.world_size)
     order = order[progress.loader_batches * spec.loader_batch_size :]
     last = loader_batches_per_epoch(training)
     train_s_before, started = progress.train_s, time.perf_counter()
@@ -185,7 +185,7 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, is_inte
 def evaluate(training: Training) -> tuple[float, ClassCounts]:
     """Loss and counts over the whole validation set, every sample once, all ranks together."""
     communicator, samples = training.communicator, len(training.val)
-    order = evaluation_order(samples, communicator.rank, communicator.world_size)
+    order = evaluation_order_of(training.val, communicator.rank, communicator.world_size)
     loss_sum = np.zeros(1, np.float64)
     counts = np.zeros((3, len(training.dataset.class_names)), np.int64)
     for batch in read_batches(training.val, order, training.spec.loader_batch_size):

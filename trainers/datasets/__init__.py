@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,22 @@ class SampleSource(Protocol):
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
         """Samples [n, *sample_shape] as they are stored, and labels uint8 [n, classes] of 0 and 1."""
+        ...
+
+
+@runtime_checkable
+class OrderedSource(SampleSource, Protocol):
+    """Samples that say themselves in which order they are best read; others are read in any."""
+
+    def training_order(self, seed: int, epoch: int, rank: int, world_size: int) -> NDArray[np.int64]:
+        """Indices that one rank trains on in one epoch: int64 [samples // world_size], a function of nothing else.
+
+        No index comes twice in an epoch, over all ranks.
+        """
+        ...
+
+    def evaluation_order(self, rank: int, world_size: int) -> NDArray[np.int64]:
+        """Indices that one rank evaluates: over all ranks every sample once."""
         ...
 
 
@@ -65,6 +81,15 @@ class Dataset(Protocol):
 
     def to_model_input(self, samples: tf.Tensor) -> tf.Tensor:
         """Stored samples [n, *sample_shape] to float32 [n, *input_shape], standardised. Runs on the device."""
+        ...
+
+
+@runtime_checkable
+class AugmentedDataset(Protocol):
+    """A data set that changes its training images at random, on the device."""
+
+    def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """float32 [n, *input_shape] to the same, as a function of the seed, int32 [2], which is new in every update."""
         ...
 
 

@@ -70,7 +70,15 @@ def build(cache_dir: str | Path, *, path: str, size: int | None = None) -> Image
     if size is not None and (not isinstance(size, int) or size < 1):
         raise DatasetError(f"image_folder: size={size!r}; it must be an integer of 1 or more, in pixels.")
     folder = Path(path).expanduser()
-    table = _read_table(folder / "labels.csv")
+    return open_images(cache_dir, folder, _read_table(folder / "labels.csv"), size)
+
+
+def open_images(cache_dir: str | Path, folder: Path, table: LabelTable, size: int | None) -> ImageFolder:
+    """The images of a table that came from somewhere else than labels.csv.
+
+    Raises:
+        DatasetError: An image is missing, or the first is broken.
+    """
     cache_path = Path(cache_dir) / f"image_folder-{_fingerprint(folder, table, size)}"
     files = tuple(folder / image for image in table.images)
     with _without_georeference_warning():

@@ -1,0 +1,364 @@
+"""From an archive to shards, for both versions, with everything that can be wrong with an archive."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+
+from tests.waiting import wait_until
+from trainers.bigearthnet import PrepareError, Version
+from trainers.bigearthnet.bands import ROW, VALUES_PER_PATCH
+from trainers.bigearthnet.labels import CLASS_OF_NAME, CLASSES
+from trainers.bigearthnet.prepare import BadPatchesError, Preparation, prepare
+from trainers.bigearthnet.prepared import Manifest, read_names
+from trainers.bigearthnet.statistics import band_statistics
+from trainers.bigearthnet.synthesize import synthesize
+from trainers.datasets import DatasetError, Split, bigearthnet
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PATCHES = 24
+
+
+@dataclass(frozen=True)
+class Practice:
+    """A practice archive of 24 patches, which a test may break."""
+
+    version: Version
+    path: Path
+
+    @property
+    def splits(self) -> Path:
+        return self.path / ("splits" if self.version is Version.V1 else "metadata.parquet")
+
+    def preparation(self, out: str = "out", **options) -> Preparation:
+        options = {"patches_per_shard": 4, **options}
+        return Preparation(self.path, self.version, self.splits, self.path / out, **options)
+
+    def prepare(self, out: str = "out", **options) -> Manifest:
+        return prepare(self.preparation(out, **options))
+
+    def command(self, *options: str, workers: int = 1) -> tuple[str, ...]:
+        arguments = ("--archive", self.path, "--version", self.version, "--splits", self.splits)
+        out = ("--out", self.path / "out", "--patches-per-shard", "1", "--workers", workers)
+        program = (sys.executable, "-m", "trainers.datasets.bigearthnet", "prepare")
+        return tuple(map(str, (*program, *arguments, *out, *options)))
+
+    def listed(self, split: Split = Split.TRAIN) -> list[str]:
+        if self.version is Version.V1:
+            return (self.splits / f"{split}.csv").read_text().split()
+        rows = pq.read_table(self.splits).to_pylist()
+        return [row["patch_id"] for row in rows if row["split"] == ("validation" if split is Split.VAL else split)]
+
+    def folder(self, name: str) -> Path:
+        return next(self.path.glob(f"BigEarthNet-*/**/{name}"))
+
+    def reasons(self) -> dict[str, str]:
+        lines = (self.path / "out/bad_patches.csv").read_text().splitlines()[1:]
+        return {line.partition(",")[0]: line.partition(",")[2].strip('"') for line in lines}
+
+
+@pytest.fixture(scope="module", params=Version)
+def whole(request, tmp_path_factory) -> Practice:
+    practice = Practice(request.param, tmp_path_factory.mktemp("whole"))
+    synthesize(request.param, PATCHES, practice.path)
+    return practice
+
+
+@pytest.fixture
+def practice(whole, tmp_path) -> Practice:
+    shutil.copytree(whole.path, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("out*"))
+    return Practice(whole.version, tmp_path)
+
+
+@pytest.fixture
+def v1(practice) -> Practice:
+    return practice if practice.version is Version.V1 else pytest.skip("of v1 only")
+
+
+@pytest.fixture
+def v2(practice) -> Practice:
+    return practice if practice.version is Version.V2 else pytest.skip("of v2 only")
+
+
+def test_every_listed_patch_is_in_its_split_with_its_pixels_and_labels(whole):
+    manifest = whole.prepare()
+
+    for split in Split:
+        names = read_names(whole.path / "out", split)
+        samples, labels = read_split(whole.path / "out", split)
+        assert sorted(names) == sorted(whole.listed(split))
+        assert manifest.splits[split].patches == len(names)
+        for name, sample, label in zip(names, samples, labels, strict=True):
+            for band in ROW:
+                with rasterio.open(whole.folder(name) / f"{name}_{band.name}.tif") as tiff:
+                    np.testing.assert_array_equal(band.of(sample), tiff.read(1))
+            assert {CLASSES[index] for index in np.flatnonzero(label)} == true_classes(whole, name)
+
+
+def test_what_the_lists_drop_is_counted_and_not_prepared(whole):
+    manifest = whole.prepare("out-dropped")
+
+    assert sum(split.patches for split in manifest.splits.values()) + sum(manifest.dropped.values()) == PATCHES
+    assert {"snow", "cloud_or_shadow"} <= set(manifest.dropped)
+    assert not manifest.has_official_sizes
+
+
+def test_the_output_is_the_same_whatever_the_number_of_workers(whole):
+    whole.prepare("out-1", workers=1)
+    whole.prepare("out-2", workers=2)
+
+    assert contents(whole.path / "out-1") == contents(whole.path / "out-2")
+
+
+def test_a_limit_takes_so_many_of_the_patches_that_are_there(practice):
+    shutil.rmtree(practice.folder(practice.listed()[0]))
+
+    manifest = practice.prepare(limit=7)
+
+    assert sum(split.patches for split in manifest.splits.values()) == 7
+
+
+def remove_band(folder: Path) -> None:
+    (folder / f"{folder.name}_B05.tif").unlink()
+
+
+def truncate_band(folder: Path) -> None:
+    path = folder / f"{folder.name}_B08.tif"
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def empty_band(folder: Path) -> None:
+    (folder / f"{folder.name}_B08.tif").write_bytes(b"")
+
+
+def write_band(size: int, dtype: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        profile = {"driver": "GTiff", "count": 1, "width": size, "height": size, "dtype": dtype}
+        with rasterio.open(folder / f"{folder.name}_B01.tif", "w", **profile) as tiff:
+            tiff.write(np.ones((size, size), dtype), 1)
+
+    return write
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (remove_band, "B05 is missing"),
+        (truncate_band, "B08 cannot be read"),
+        (empty_band, "B08 cannot be read"),
+        (write_band(21, "uint16"), "B01 is 1 x 21 x 21 uint16, not 1 x 20 x 20 uint16"),
+        (write_band(20, "int16"), "B01 is 1 x 20 x 20 int16, not"),
+        (shutil.rmtree, "in the split train, but not in the archive"),
+    ],
+)
+def test_a_broken_patch_is_reported_and_left_out_only_with_leave(practice, damage, reason):
+    name = practice.listed()[0]
+    damage(practice.folder(name))
+
+    with pytest.raises(BadPatchesError, match=r"1 patches cannot be used; .*bad_patches\.csv"):
+        practice.prepare()
+    assert reason in practice.reasons()[name]
+    with pytest.raises(DatasetError, match="prepare"):
+        bigearthnet.build("", path=str(practice.path / "out"))
+
+    manifest = practice.prepare(skip_bad=True)
+
+    assert manifest.bad_patches == 1
+    assert set(practice.listed()) - set(read_names(practice.path / "out", Split.TRAIN)) == {name}
+
+
+def test_a_mended_patch_is_read_in_the_next_run(practice):
+    path = next(practice.folder(practice.listed()[0]).glob("*_B02.tif"))
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    with pytest.raises(BadPatchesError):
+        practice.prepare()
+
+    path.write_bytes(content)
+
+    assert practice.prepare().splits[Split.TRAIN].patches == len(practice.listed())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"labels": ["Pastures"', "is broken"),
+        ('{"tags": []}', "is broken"),
+        ('{"labels": 3}', "is broken"),
+        ('{"labels": ["Moon"]}', "unknown label 'Moon'"),
+        ('{"labels": ["Airports"]}', "none of its labels is in the 19 classes, though no list drops it"),
+    ],
+)
+def test_a_broken_label_file_is_reported(v1, content, reason):
+    name = v1.listed()[0]
+    (v1.folder(name) / f"{name}_labels_metadata.json").write_text(content)
+
+    with pytest.raises(BadPatchesError):
+        v1.prepare()
+
+    assert reason in v1.reasons()[name]
+
+
+def test_an_unknown_label_or_split_in_the_metadata_is_reported(v2):
+    rows = pq.read_table(v2.splits).to_pylist()
+    rows[0]["labels"], rows[1]["split"] = ["Moon"], "val"
+    pq.write_table(pa.Table.from_pylist(rows), v2.splits)
+
+    with pytest.raises(BadPatchesError):
+        v2.prepare()
+
+    assert v2.reasons() == {
+        rows[0]["patch_id"]: "metadata.parquet: unknown label 'Moon'",
+        rows[1]["patch_id"]: "its split is 'val', not train, validation, test",
+    }
+
+
+def test_a_patch_in_no_split_is_reported(practice):
+    name = practice.listed()[0]
+    if practice.version is Version.V1:
+        (practice.splits / "train.csv").write_text("\n".join(practice.listed()[1:]))
+    else:
+        table = pq.read_table(practice.splits)
+        pq.write_table(table.filter(pa.compute.not_equal(table["patch_id"], name)), practice.splits)
+
+    with pytest.raises(BadPatchesError):
+        practice.prepare()
+
+    assert practice.reasons() == {name: "in no split, and on no list of dropped patches"}
+
+
+def test_a_patch_in_two_splits_is_reported(practice):
+    name = practice.listed()[0]
+    if practice.version is Version.V1:
+        with (practice.splits / "val.csv").open("a") as file:
+            file.write(f"{name}\r\n")
+    else:
+        rows = pq.read_table(practice.splits).to_pylist()
+        twin = next(row for row in rows if row["patch_id"] == name) | {"split": "validation"}
+        pq.write_table(pa.Table.from_pylist([*rows, twin]), practice.splits)
+
+    with pytest.raises(BadPatchesError):
+        practice.prepare()
+
+    assert practice.reasons() == {name: "listed in train and in val"}
+
+
+def test_a_duplicate_patch_is_reported(practice):
+    folder = practice.folder(practice.listed()[0])
+    if practice.version is Version.V1:
+        copy = folder.with_name(folder.name.replace("_", "_0", 3).replace("_0MSIL2A_0", "_MSIL2A_"))
+    else:
+        copy = folder.parent.with_name("S2A_MSIL2A_20170101T101031_N9999_R022_T33UUP") / folder.name
+    shutil.copytree(folder, copy)
+
+    with pytest.raises(BadPatchesError):
+        practice.prepare()
+
+    [reason] = practice.reasons().values()
+    assert "duplicate" in reason
+    assert practice.prepare(skip_bad=True).splits[Split.TRAIN].patches == len(practice.listed())
+
+
+def test_lists_of_the_other_version_are_refused(practice):
+    other = Version.V2 if practice.version is Version.V1 else Version.V1
+
+    with pytest.raises(PrepareError, match="BigEarthNet-"):
+        prepare(Preparation(practice.path, other, practice.splits, practice.path / "out"))
+
+
+def test_another_plan_for_the_same_folder_is_refused(practice):
+    practice.prepare()
+
+    with pytest.raises(PrepareError, match="holds shards of other patches or another --limit"):
+        practice.prepare(limit=5)
+
+
+def test_a_killed_command_goes_on_where_it_stopped(practice):
+    out = practice.path / "out"
+    process = subprocess.Popen(practice.command(workers=2), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    wait_until(lambda: process.poll() is not None or len(list(out.glob("*/*.json"))) >= 3)
+    process.kill()
+    process.wait()
+    half_written = out / "train/.00000.u16.1"
+    half_written.write_bytes(b"half")
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
+
+    practice.prepare(patches_per_shard=1)
+    practice.prepare("uninterrupted", patches_per_shard=1)
+
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert contents(out) == contents(practice.path / "uninterrupted")
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(practice):
+    # A limit on the size of files ends a write like a full disk does, and needs no disk of one's own.
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "from trainers.bigearthnet.command import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [argument if argument != "1" else "4" for argument in practice.command()[3:]]
+
+    answer = subprocess.run((sys.executable, "-c", program, *arguments), cwd=REPOSITORY, capture_output=True, text=True)
+
+    assert answer.returncode == 1
+    assert "error: cannot write to" in answer.stderr
+    assert "give the same command again" in answer.stderr
+    assert not list(practice.path.glob("out/*/.*"))
+    assert practice.prepare().splits[Split.TRAIN].patches == len(practice.listed())
+
+
+def test_a_shard_that_was_cut_short_is_found_before_training_and_mended_by_the_same_command(practice):
+    practice.prepare()
+    shard = practice.path / "out/train/00000.u16"
+    shard.write_bytes(shard.read_bytes()[:-2])
+
+    with pytest.raises(DatasetError, match=r"has 639998 bytes instead of 640000; delete it"):
+        bigearthnet.build("", path=str(practice.path / "out"))
+
+    practice.prepare()
+    bigearthnet.build("", path=str(practice.path / "out"))
+
+
+def test_statistics_are_those_of_the_pixels(whole):
+    manifest = whole.prepare("out-statistics")
+    samples, _ = read_split(whole.path / "out-statistics", Split.TRAIN)
+
+    statistics = band_statistics(whole.path / "out-statistics", manifest, Split.TRAIN)
+
+    assert [band.name for band in statistics][:2] == ["B01", "B02"]
+    for band, (mean, std) in statistics.items():
+        pixels = samples[:, band.offset : band.stop].astype(np.float64)
+        assert mean == pytest.approx(pixels.mean(), rel=1e-12)
+        assert std == pytest.approx(pixels.std(), rel=1e-9)
+
+
+def read_split(out: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    source = bigearthnet.build("", path=str(out)).open(split)
+    samples, labels = source.read(np.arange(len(source)))
+    assert samples.shape[1] == VALUES_PER_PATCH
+    return samples, labels
+
+
+def true_classes(practice: Practice, name: str) -> set[str]:
+    if practice.version is Version.V1:
+        labels = json.loads((practice.folder(name) / f"{name}_labels_metadata.json").read_text())["labels"]
+        return {of for label in labels if (of := CLASS_OF_NAME[label]) is not None}
+    return next(set(row["labels"]) for row in pq.read_table(practice.splits).to_pylist() if row["patch_id"] == name)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,210 @@
+"""BigEarthNet-19 from shards: `python -m trainers.datasets.bigearthnet prepare --help` makes them from the archive.
+
+A sample is a row of a shard as it lies on the disk: all bands in their own resolutions, 160 KB instead of the 345 KB of
+twelve full-size bands. The device cuts it up, standardises it and brings the coarse bands to 120 x 120 pixels.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+
+from trainers.bigearthnet.bands import BAND_SETS, PATCH_SIZE, Band
+from trainers.bigearthnet.labels import CLASSES
+from trainers.bigearthnet.prepared import Manifest, read_labels, read_manifest
+from trainers.bigearthnet.shard_source import ShardSource
+from trainers.datasets import DatasetError, Split
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_RESAMPLINGS = ("bilinear", "nearest")
+
+
+def build(
+    cache_dir: str | Path,
+    *,
+    path: str,
+    bands: str = "all",
+    resampling: str = "bilinear",
+    augment: bool = False,
+    shuffle_window: int = 1024,
+    node_cache: str | None = None,
+) -> BigEarthNet:
+    """Prepared patches. Reads the manifest and looks at the shards' sizes, and at no pixel.
+
+    Args:
+        cache_dir: Not used; the shards are what would be cached.
+        path: The --out of prepare.
+        bands: "all" (12), "10m+20m" (10) or "rgb" (B04, B03, B02).
+        resampling: Of the 20 m and 60 m bands to 10 m: "bilinear" (pixels are areas) or "nearest".
+        augment: Whether training images are flipped and turned by quarters at random.
+        shuffle_window: Samples of a rank that are mixed with one another; more than a loader batch mixes better, and
+            reads less in one piece.
+        node_cache: A folder in the node's memory, such as one under /dev/shm, into which the splits that are used are
+            copied once for all ranks of the node. Whoever made the allocation removes it.
+
+    Raises:
+        DatasetError: The data are not there or not whole, or an option is out of its range.
+    """
+    for name, value, valid in (("bands", bands, tuple(BAND_SETS)), ("resampling", resampling, _RESAMPLINGS)):
+        if value not in valid:
+            raise DatasetError(f"bigearthnet: {name}={value!r}; it must be one of {', '.join(valid)}.")
+    if not isinstance(augment, bool):
+        raise DatasetError(f"bigearthnet: augment={augment!r}; it must be true or false.")
+    if not isinstance(shuffle_window, int) or shuffle_window < 1:
+        raise DatasetError(f"bigearthnet: shuffle_window={shuffle_window!r}; it must be an integer of 1 or more.")
+    folder = Path(path).expanduser()
+    return BigEarthNet(
+        folder=folder,
+        manifest=read_manifest(folder),
+        bands=BAND_SETS[bands],
+        resampling=resampling,
+        is_augmented=augment,
+        shuffle_window=shuffle_window,
+        node_cache=None if node_cache is None else Path(node_cache),
+    )
+
+
+@dataclass(frozen=True)
+class BigEarthNet:
+    """Samples are uint16 [values]: the beginning of a row, as far as the band set needs it."""
+
+    folder: Path
+    manifest: Manifest
+    bands: tuple[Band, ...]
+    resampling: str
+    is_augmented: bool
+    shuffle_window: int
+    node_cache: Path | None
+
+    class_names = CLASSES
+    sample_dtype = np.dtype(np.uint16)
+
+    @property
+    def sample_shape(self) -> tuple[int]:
+        return (max(band.stop for band in self.bands),)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (PATCH_SIZE, PATCH_SIZE, len(self.bands))
+
+    def sizes(self) -> dict[Split, int]:
+        return {split: self.manifest.splits[split].patches for split in Split}
+
+    def open(self, split: Split) -> ShardSource:
+        """The samples of one split.
+
+        Raises:
+            DatasetError: The labels are not there, or the node's memory has no room.
+        """
+        shards = self.manifest.splits[split].shards
+        folder = self.folder if self.node_cache is None else self._copy_to_node(split, self.node_cache)
+        return ShardSource(
+            paths=tuple(folder / shard.path for shard in shards),
+            patches=tuple(shard.patches for shard in shards),
+            labels=read_labels(self.folder, split, self.manifest),
+            values=self.sample_shape[0],
+            shuffle_window=self.shuffle_window,
+        )
+
+    def to_model_input(self, samples: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        # Bands of one resolution together: three resizes instead of twelve.
+        images, order = [], []
+        for size in sorted({band.size for band in self.bands}, reverse=True):
+            alike = [band for band in self.bands if band.size == size]
+            images.append(self._to_full_size(_cut(samples, alike, size), size))
+            order += alike
+        together = images[0] if len(images) == 1 else tf.concat(images, axis=-1)
+        if order == list(self.bands):
+            return together
+        return tf.gather(together, [order.index(band) for band in self.bands], axis=-1)
+
+    def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """One of the eight flips and quarter turns for each image, all alike likely; nothing unless asked for.
+
+        Args:
+            images: float32 [n, height, width, bands].
+            seed: int32 [2]; the same seed gives the same turns.
+        """
+        import tensorflow as tf
+
+        if not self.is_augmented:
+            return images
+        shape = [3, tf.shape(images)[0], 1, 1, 1]
+        is_flipped, is_mirrored, is_transposed = tf.unstack(
+            tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) == 1, num=3
+        )
+        images = tf.where(is_flipped, tf.reverse(images, [1]), images)
+        images = tf.where(is_mirrored, tf.reverse(images, [2]), images)
+        return tf.where(is_transposed, tf.transpose(images, [0, 2, 1, 3]), images)
+
+    def _to_full_size(self, images: tf.Tensor, size: int) -> tf.Tensor:
+        import tensorflow as tf
+
+        if size == PATCH_SIZE:
+            return images
+        return tf.image.resize(images, [PATCH_SIZE, PATCH_SIZE], method=self.resampling)
+
+    def _copy_to_node(self, split: Split, cache: Path) -> Path:
+        """Copy the shards of a split that are not in the node's memory yet. The first rank of a node copies."""
+        target = cache / self._fingerprint
+        try:
+            (target / split).mkdir(parents=True, exist_ok=True)
+            with FileLock(target / f"{split}.lock"):
+                for shard in self.manifest.splits[split].shards:
+                    source, copy = self.folder / shard.path, target / shard.path
+                    if not copy.exists():
+                        # One name for all: a copy that a killed rank left half done is written over.
+                        scratch = copy.with_suffix(".part")
+                        shutil.copyfile(source, scratch)
+                        scratch.replace(copy)
+        except OSError as error:
+            raise DatasetError(
+                f"node_cache={str(cache)!r}: {error}; the {split} split needs "
+                f"{sum((self.folder / s.path).stat().st_size for s in self.manifest.splits[split].shards) / 2**30:.1f} "
+                "GiB there. Make room, or leave node_cache out."
+            ) from error
+        return target
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Tells apart preparations that share a cache."""
+        import hashlib
+
+        checksums = "".join(shard.sha256 for split in self.manifest.splits.values() for shard in split.shards)
+        return f"bigearthnet-{hashlib.sha256(checksums.encode()).hexdigest()[:16]}"
+
+
+def _cut(samples: tf.Tensor, bands: list[Band], size: int) -> tf.Tensor:
+    """The bands of one size, standardised: float32 [n, size, size, bands]."""
+    import tensorflow as tf
+
+    # As few pieces as possible: bands that lie one after the other are cut out together.
+    lying = sorted(bands, key=lambda band: band.offset)
+    block = samples[:, lying[0].offset : lying[-1].stop]
+    if len(lying) * size**2 == lying[-1].stop - lying[0].offset:
+        pieces = tf.reshape(block, [-1, len(lying), size, size])
+    else:
+        pieces = tf.stack([tf.reshape(samples[:, b.offset : b.stop], [-1, size, size]) for b in lying], axis=1)
+    mean = np.array([band.mean for band in lying], np.float32)[:, None, None]
+    std = np.array([band.std for band in lying], np.float32)[:, None, None]
+    # Standardised before they are transposed: TensorFlow moves a cast behind a transposition that follows it, and has
+    # no fast one for uint16.
+    images = tf.transpose((tf.cast(pieces, tf.float32) - mean) * (1.0 / std), [0, 2, 3, 1])
+    return tf.gather(images, [lying.index(band) for band in bands], axis=-1) if lying != bands else images
+
+
+if __name__ == "__main__":
+    from trainers.bigearthnet.command import main
+
+    sys.exit(main())
