@@ -9,6 +9,7 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from storage.trial_dir import has_room
 from tests.study.driver import WITHIN_S, Finished, new_workplace_on, slow_training
 from tests.study.small_disk import NoPrivateMountsError, SmallDisk, mount_small_disk
 from tests.waiting import wait_until
@@ -107,6 +108,16 @@ def test_what_was_stored_before_the_disk_was_full_is_still_there(study):
 
 def test_no_rank_outlives_the_study(study):
     assert study.survivors == []
+
+
+def test_whether_there_is_room_is_found_out_by_writing(disk):
+    assert has_room(disk.outside_path)
+    disk.fill()
+    try:
+        assert not has_room(disk.outside_path)
+    finally:
+        disk.make_room()
+    assert has_room(disk.outside_path)
 
 
 def test_with_room_again_the_same_command_goes_on_where_the_disk_was_full(study):

@@ -72,6 +72,19 @@ def study(tmp_path_factory) -> InterruptedStudy:
     return InterruptedStudy(workplace, terminated, ctrl_c, survivors, trials_after_kill, finished)
 
 
+def test_a_trial_whose_ranks_are_still_starting_can_be_paused_too(tmp_path):
+    workplace = new_workplace(tmp_path, *slow_training(EPOCHS), "--trials", "1")
+    with workplace.start() as driver:
+        driver.wait_for_ranks(trial=0, attempt=1)
+        driver.signal(signal.SIGTERM)
+        terminated = driver.finish()
+
+    assert terminated.exit_code == 128 + signal.SIGTERM, terminated.output
+    assert "goes on from its checkpoint" in terminated.output
+    [trial] = workplace.trials()
+    assert trial.state is TrialState.RUNNING
+
+
 def _those_that_stay(workplace: Workplace) -> list[psutil.Process]:
     try:
         wait_until(lambda: not workplace.rank_processes(), WITHIN_S)

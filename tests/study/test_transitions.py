@@ -104,6 +104,13 @@ def test_a_trial_goes_on_when(history):
     assert isinstance(decide(*history), TryAgain)
 
 
+def test_a_trial_that_was_abandoned_goes_on_and_says_so():
+    transition = decide(ABANDONED)
+
+    assert isinstance(transition, TryAgain)
+    assert transition.reason == "its driver ended before it"
+
+
 def test_a_full_disk_is_no_fault_of_the_trial_and_stops_the_study():
     transition = decide(CRASHED, failed(EndKind.DISK_FULL, exit_code=5), crash_retries=0)
 
