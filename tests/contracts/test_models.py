@@ -106,7 +106,7 @@ def test_an_unknown_option_is_refused(name):
     ("name", "options", "message"),
     [
         ("small_resnet", {"width": 0}, "width=0; it must be an integer of 1 or more"),
-        ("small_resnet", {"width": 1.5}, "width=1.5; it must be an integer"),
+        ("small_resnet", {"width": 1.5}, "width=1.5; it must be of type int"),
         ("small_resnet", {"blocks": []}, r"blocks=\[\]; it must list the blocks of each stage"),
         ("small_resnet", {"blocks": [1, 0]}, r"blocks=\[1, 0\]; it must list"),
         ("small_resnet", {"blocks": 3}, "blocks=3; it must list"),

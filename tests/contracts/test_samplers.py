@@ -25,11 +25,14 @@ TRIALS_PER_RUN = 12
 NEEDS = {"gp": "torch"}
 
 
-@pytest.fixture(params=SAMPLERS)
+def is_usable(sampler_name: str) -> bool:
+    """`gp` joins in where somebody has installed PyTorch; without it, the test at the end holds its error."""
+    package = NEEDS.get(sampler_name)
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+@pytest.fixture(params=filter(is_usable, SAMPLERS))
 def sampler_name(request) -> str:
-    package = NEEDS.get(request.param)
-    if package is not None and importlib.util.find_spec(package) is None:
-        pytest.skip(f"sampler {request.param!r} needs {package}, which is not in requirements.lock")
     return request.param
 
 
