@@ -36,8 +36,6 @@ from tests.trainers.tiny_trial import (
 )
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(3 * DEADLINE_S)
-
 # What the ranks and their environment are.
 
 REQUEST = AttemptRequest(Path("trials/0007"), 3, RankLayout(nodes=2, ranks_per_node=4, cpus_per_rank=6), "srun")
@@ -242,6 +240,8 @@ def run_alone(request: AttemptRequest, wanted: Outcome | Callable[[], Outcome | 
 
 # With ranks that train.
 
+with_ranks = pytest.mark.timeout(3 * DEADLINE_S)
+
 
 class LostRunner(NamedTuple):
     attempt: AttemptDir
@@ -271,6 +271,7 @@ def lost_runner(tmp_path_factory) -> LostRunner:
     return LostRunner(request.attempt, sockets & listening_here, sockets & listening_there)
 
 
+@with_ranks
 def test_ranks_whose_runner_is_killed_save_and_go(lost_runner):
     result = lost_runner.attempt.read_result()
 
@@ -279,6 +280,7 @@ def test_ranks_whose_runner_is_killed_save_and_go(lost_runner):
         assert 1 <= json.loads(str(checkpoint["progress"]))["loader_batches"] <= 4
 
 
+@with_ranks
 @pytest.mark.skipif(not private_network.is_available(), reason="this kernel gives this user no network namespaces")
 def test_nothing_of_a_trial_listens_on_this_machines_network(lost_runner):
     assert lost_runner.listening_here == set()
@@ -286,6 +288,7 @@ def test_nothing_of_a_trial_listens_on_this_machines_network(lost_runner):
     assert lost_runner.listening_there
 
 
+@with_ranks
 def test_a_rank_that_fails_alone_ends_the_attempt_and_leaves_its_traceback(tmp_path):
     request = open_attempt(tmp_path / "trial", tiny_spec())
     # Rank 0 cannot read it, and rank 1 waits to be told what it says.
