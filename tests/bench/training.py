@@ -174,7 +174,7 @@ def _spec(model: str, micro_batch: int, world_size: int) -> TrialSpec:
             "synthetic_bigearthnet",
             {"train": 4 * loader_batch_size * world_size, "val": 8 * world_size, "size": _IMAGE_SIZE[model]},
         ),
-        optimizer=ComponentSpec("sgd", {"learning_rate": 0.01, "momentum": 0.9}),
+        optimizer=ComponentSpec("sgd", {"learning_rate": 1e-5, "momentum": 0.9}),
         batch_policy=ComponentSpec(
             "switch_at_epoch",
             {
