@@ -69,6 +69,8 @@ def dashboard_of(url: str) -> Iterator[Dashboard]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # Tests that a shell runs in the background inherit that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield Dashboard(process, process.stdout.readline().strip())
