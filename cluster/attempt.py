@@ -46,6 +46,8 @@ class EndKind(StrEnum):
     """Its driver went away first, so nobody saw how it ended."""
     SUPERSEDED = "superseded"
     """A newer attempt took over."""
+    NOT_LAUNCHED = "not launched"
+    """No rank began: the launcher could not start them."""
     DISK_FULL = "disk full"
     """The ranks could not write; another trial could not either."""
     CRASHED = "crashed"
@@ -228,6 +230,8 @@ def _describe_end(attempt: AttemptDir, exit_code: int, wall_s: float) -> Attempt
         kind = EndKind.INTERRUPTED
     elif exit_code == _EXIT_DISK_FULL or not has_room(attempt.path):
         kind = EndKind.DISK_FULL
+    elif not attempt.has_begun:
+        kind = EndKind.NOT_LAUNCHED
     else:
         kind = EndKind.CRASHED
     return AttemptEnd(

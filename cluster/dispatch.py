@@ -11,11 +11,17 @@ import queue
 from dataclasses import asdict, dataclass
 from uuid import uuid4
 
-from distributed import Client, Future, Scheduler, Variable, get_client, get_worker
+from distributed import CancelledError, Client, Future, Scheduler, Variable, get_client, get_worker
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker
 
 from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, lost_attempt, run_attempt
 from storage.records import EpochMetrics, Outcome
 from storage.trial_dir import is_disk_full
+
+# The allocation went away with the worker in it, before its end or before its result was fetched. Anything else is a
+# fault of the runner itself.
+_LOST_WITH_ITS_WORKER = (KilledWorker, CancelledError, CommClosedError)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class EpochFinished:
 class AttemptFinished:
     request: AttemptRequest
     end: AttemptEnd
+    worker: str
+    """The one that it ran on, or was to run on."""
 
 
 News = EpochFinished | AttemptFinished
@@ -69,7 +77,7 @@ class Dispatcher:
             pure=False,
         )
         self._running[request.key] = _Running(request, worker, future)
-        future.add_done_callback(lambda done: self._on_done(request, done))
+        future.add_done_callback(lambda done: self._on_done(request, worker, done))
 
     def next_news(self, timeout_s: float) -> News | None:
         """The next finished epoch or attempt; None if there is none in time."""
@@ -99,19 +107,17 @@ class Dispatcher:
         if running is not None:
             self._news.put(EpochFinished(running.request, EpochMetrics(**json.loads(message["metrics"]))))
 
-    def _on_done(self, request: AttemptRequest, future: Future) -> None:
-        if future.status == "finished":
+    def _on_done(self, request: AttemptRequest, worker: str, future: Future) -> None:
+        try:
             end = future.result()
-        elif future.status == "cancelled":
-            end = lost_attempt(request, EndKind.INTERRUPTED, "the Dask task was cancelled")
-        else:
-            end = _end_of_lost_runner(request, future.exception())
-        self._news.put(AttemptFinished(request, end))
+        # Whatever it is: an attempt without an end would leave its trial waiting for ever.
+        except Exception as error:  # noqa: BLE001
+            end = _end_of_lost_runner(request, error)
+        self._news.put(AttemptFinished(request, end, worker))
 
 
-def _end_of_lost_runner(request: AttemptRequest, error: BaseException) -> AttemptEnd:
-    # KilledWorker: the allocation went away with the worker in it. Anything else is a fault of the runner itself.
-    kind = EndKind.INTERRUPTED if type(error).__name__ == "KilledWorker" else EndKind.CRASHED
+def _end_of_lost_runner(request: AttemptRequest, error: Exception) -> AttemptEnd:
+    kind = EndKind.INTERRUPTED if isinstance(error, _LOST_WITH_ITS_WORKER) else EndKind.CRASHED
     if is_disk_full(error):
         kind = EndKind.DISK_FULL
     return lost_attempt(request, kind, f"runner: {type(error).__name__}: {error}")

@@ -82,7 +82,9 @@ def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -
         "protocol": "tls://",
         "death_timeout": slurm.death_timeout_s,
         "shebang": "#!/usr/bin/env bash",
-        "python": shlex.quote(jobs.python),
+        # In the place of the shell: Slurm's SIGTERM ends a shell at once, and some sites lose sight of its children. A
+        # worker that is told to close by Slurm and by its scheduler at the same moment never does, and must be killed.
+        "python": f"exec {shlex.quote(jobs.python)}",
         "worker_command": "distributed.cli.dask_worker",
         # Ranks are processes of their own, which Dask's limit for its worker must not count.
         "worker_extra_args": [

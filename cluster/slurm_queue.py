@@ -88,9 +88,16 @@ def describe_partition(queue: str | None) -> str:
 
 
 def own_words(text: str) -> str:
-    """What Slurm said, out of all that was printed with it."""
-    said = re.findall(r"^(?:sbatch|srun|squeue|scancel|sinfo|slurmstepd): (?:error: )?(.*)$", text, re.MULTILINE)
-    return "; ".join(dict.fromkeys(said)) or " ".join(text.split())
+    """What Slurm said, out of all that was printed with it; all of it if none is Slurm's."""
+    return slurm_lines(text) or " ".join(text.split())
+
+
+def slurm_lines(text: str) -> str:
+    """What Slurm's commands said in the midst of other output, each thing once; empty if they said nothing."""
+    said = re.findall(
+        r"^(?:sbatch|srun|squeue|scancel|sinfo|slurmstepd): (?:error: |fatal: )?(.*)$", text, re.MULTILINE
+    )
+    return "; ".join(dict.fromkeys(said))
 
 
 def _run(*command: str) -> str:

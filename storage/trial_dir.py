@@ -94,6 +94,15 @@ class AttemptDir:
     def log_path(self) -> Path:
         return self.path / "log.txt"
 
+    def note_rank_began(self) -> None:
+        """Called by each rank before anything else."""
+        (self.path / "begun").touch()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any rank was ever started."""
+        return (self.path / "begun").exists()
+
     def append_metrics(self, metrics: EpochMetrics) -> None:
         # One write call of one line: a reader that tails the file meets a whole line or its beginning, never a mix.
         with (self.path / "metrics.jsonl").open("ab", buffering=0) as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable
@@ -17,22 +16,27 @@ from cluster.dispatch import AttemptFinished, Dispatcher, EpochFinished
 from cluster.launchers import RankLayout
 from cluster.pool import WorkerPool
 from cluster.profile import SiteProfile
+from cluster.slurm_queue import slurm_lines
 from storage.records import EpochMetrics
 from storage.trial_dir import AttemptDir, TrialDir
 from study.config import StudyConfig
 from study.durations import Durations
 from study.ledger import Ledger, is_finished
 from study.samplers import derive_seed
-from study.transitions import Finish, Halt, Tell, Transition, TryAgain, merge_epochs, next_transition
+from study.transitions import Finish, Halt, Tell, Transition, TryAgain, cause, merge_epochs, next_transition
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_MAX_FAILED_LAUNCHES = 3
 _STATES = {Finish.COMPLETE: TrialState.COMPLETE, Finish.PRUNED: TrialState.PRUNED, Finish.FAIL: TrialState.FAIL}
 
 
-class StudyHaltedError(OSError):
+class StudyHaltedError(RuntimeError):
     """No trial can go on until a person has put something right."""
+
+    def __init__(self, reason: str, trial: TrialDir) -> None:
+        super().__init__(f"{reason} and run the same command to go on; {trial.path} holds the logs.")
 
 
 class View(Protocol):
@@ -81,13 +85,15 @@ class StudyLoop:
         self._waiting: list[ActiveTrial] = []
         self._training: dict[int, ActiveTrial] = {}
         self._durations = Durations()
+        self._has_launched = False
+        self._failed_launches = 0
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Run until the study is complete, or until stopping has paused the trials under way.
 
         Raises:
             DatabaseLostError: Trials under way are paused by the caller's closing of the workers.
-            StudyHaltedError: The ranks' disk is full.
+            StudyHaltedError: The ranks' disk is full, or the site cannot start ranks.
             OSError: The driver's disk is full, or the study's folder is gone.
         """
         paused = False
@@ -102,8 +108,10 @@ class StudyLoop:
             match self._dispatcher.next_news(_POLL_S):
                 case EpochFinished(request, metrics):
                     self._on_epoch(self._training[_number(request)], metrics)
-                case AttemptFinished(request, end):
-                    self._on_end(self._training.pop(_number(request)), end)
+                case AttemptFinished(request, end, worker):
+                    trial = self._training.pop(_number(request))
+                    self._note_launch(trial, end, worker)
+                    self._on_end(trial, end)
 
     def _fill_slots(self) -> None:
         """Put a trial on each worker that is free, and ask for as many workers as there are trials for them."""
@@ -180,6 +188,7 @@ class StudyLoop:
         log.info("trial %d attempt %d: started with %s", trial.number, request.attempt_number, trial.parameters)
 
     def _on_epoch(self, trial: ActiveTrial, metrics: EpochMetrics) -> None:
+        self._has_launched = True
         self._ledger.record_epoch(trial.number, metrics, self._config.study.objective)
         self._view.epoch_finished(trial.number, metrics)
 
@@ -192,11 +201,30 @@ class StudyLoop:
                 self._finish(trial, tell)
             case Halt(reason):
                 # Nothing is stored: to the next driver, the attempt died with this one.
-                raise StudyHaltedError(errno.ENOSPC, reason, str(trial.directory.path))
+                raise StudyHaltedError(reason, trial.directory)
             case TryAgain(reason):
                 self._ledger.record_attempts(trial.number, trial.ends)
                 self._view.trial_waits(trial.number, reason)
                 self._waiting.append(trial)
+
+    def _note_launch(self, trial: ActiveTrial, end: AttemptEnd, worker: str) -> None:
+        """Give back an allocation that could not start ranks; tell it from a site at which none can.
+
+        Raises:
+            StudyHaltedError: One allocation after another has failed, and none has worked so far.
+        """
+        if end.kind is not EndKind.NOT_LAUNCHED:
+            self._has_launched |= end.communicator is not None
+            return
+        if worker in self._pool.workers():
+            self._pool.retire(worker)
+        self._failed_launches += 1
+        if not self._has_launched and self._failed_launches >= _MAX_FAILED_LAUNCHES:
+            raise StudyHaltedError(
+                f"{self._profile.launcher} could not start any rank, {self._failed_launches} times in a row: "
+                f"{slurm_lines(end.log_tail) or cause(end.log_tail)}. Change site {self._profile.name!r}",
+                trial.directory,
+            )
 
     def _finish(self, trial: ActiveTrial, tell: Tell) -> None:
         epochs = merge_epochs(trial.ends)

@@ -12,6 +12,7 @@ from storage.records import EpochMetrics, Outcome, TrialResult
 
 # An interruption is nobody's fault and costs the trial nothing, as long as the trial gets anywhere between two.
 MAX_INTERRUPTIONS_WITHOUT_PROGRESS = 3
+_INTERRUPTIONS = frozenset({EndKind.INTERRUPTED, EndKind.SUPERSEDED, EndKind.NOT_LAUNCHED})
 
 
 class Finish(StrEnum):
@@ -65,8 +66,8 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
     if end.kind is EndKind.ABANDONED:
         return TryAgain("its driver ended before it")
     if end.kind is EndKind.DISK_FULL:
-        return Halt("No space left on device for the trials' checkpoints and logs")
-    if end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED):
+        return Halt("No space left on device for the trials' checkpoints and logs; make room")
+    if end.kind in _INTERRUPTIONS:
         if _fruitless_interruptions(ends) >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
             return Tell(
                 Finish.FAIL,
@@ -91,7 +92,8 @@ def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
 
 def cause(log_tail: str) -> str:
     """The line of a log's tail that a person should read first: ours, a Python exception's, or else the last one."""
-    lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
+    # Open MPI puts what it says between two lines of dashes.
+    lines = [line.strip() for line in log_tail.splitlines() if line.strip(" -")]
     for pattern in (r"error: (.*)", r"((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .*)"):
         matches = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
         if matches:
@@ -117,7 +119,7 @@ def _fruitless_interruptions(ends: Sequence[AttemptEnd]) -> int:
     count, furthest = 0, -1
     for end in ends:
         reached = max((metrics.epoch for metrics in end.epochs), default=-1)
-        is_fruitless = end.kind in (EndKind.INTERRUPTED, EndKind.SUPERSEDED) and reached <= furthest
+        is_fruitless = end.kind in _INTERRUPTIONS and reached <= furthest
         count = count + 1 if is_fruitless else 0
         furthest = max(furthest, reached)
     return count

@@ -69,6 +69,8 @@ def check_spec(spec: TrialSpec) -> None:
 def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
     is_interrupted = _listen_for_interruption()
     sys.excepthook = _end_alone
+    if arguments.attempt is not None:
+        trial.attempt(arguments.attempt).note_rank_began()
     # Imported here: a check answers without waiting for TensorFlow, and MPI starts only in a rank.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # As cluster/attempt.py has it, for a trial that is started by hand: oneDNN's kernels corrupt memory.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +14,10 @@ from numpy.typing import NDArray
 
 from trainers.datasets import OrderedSource, SampleSource
 
-# One batch in the making while one waits: reading hides behind training, and memory holds three batches at most.
-_BATCHES_AHEAD = 2
+# One is trained on, one waits, one is in the making: reading hides behind training.
+_BATCHES_IN_MEMORY = 3
+
+_ALIGNMENT = 64
 
 Batch = tuple[tf.Tensor, tf.Tensor]
 
@@ -51,24 +55,51 @@ def evaluation_order_of(source: SampleSource, rank: int, world_size: int) -> NDA
 def read_batches(source: SampleSource, order: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
     """Hand over `order` in batches as stored samples [n, *sample_shape] and labels uint8 [n, classes].
 
-    The last batch may be shorter.
+    The last batch may be shorter. A batch is there until the next one is asked for; its memory is then read into again.
     """
+    size = min(batch_size, len(order))
+    buffers = itertools.cycle(_SampleBuffer(size, source) for _ in range(_BATCHES_IN_MEMORY))
 
-    def read(start: int) -> Batch:
-        samples, labels = source.read(order[start : start + batch_size])
-        # Converted here, so that the copy to the device is off the training thread too.
-        return tf.convert_to_tensor(samples), tf.convert_to_tensor(labels)
+    def read(start: int, buffer: _SampleBuffer) -> Batch:
+        indices = order[start : start + batch_size]
+        labels = source.read(indices, buffer.array[: len(indices)])
+        # To the device here, off the training thread; where that is the CPU, it is the same memory.
+        return tf.identity(buffer.first(len(indices))), tf.convert_to_tensor(labels)
 
-    starts = iter(range(0, len(order), batch_size))
     pending: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as reader:
         try:
-            for start in starts:
-                pending.append(reader.submit(read, start))
-                if len(pending) > _BATCHES_AHEAD:
+            for start in range(0, len(order), batch_size):
+                pending.append(reader.submit(read, start, next(buffers)))
+                if len(pending) == _BATCHES_IN_MEMORY:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
+
+
+class _SampleBuffer:
+    """Memory of one batch that numpy writes and TensorFlow reads.
+
+    Fresh memory for each batch costs more than reading the batch does: the kernel clears each page, and TensorFlow
+    copies what numpy holds.
+    """
+
+    def __init__(self, batch_size: int, source: SampleSource) -> None:
+        self.array = _aligned_empty((batch_size, *source.sample_shape), source.sample_dtype)
+        # Lives as long as the array, so that TensorFlow's threads are never the last to let go of Python's memory.
+        self._tensor = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
+
+    def first(self, samples: int) -> tf.Tensor:
+        """Of a full buffer, the very memory; a part is copied."""
+        return self._tensor if samples == len(self.array) else tf.convert_to_tensor(self.array[:samples])
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[np.integer]:
+    """Where TensorFlow's kernels expect a tensor to begin; numpy's own arrays may begin at any multiple of 16."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)

@@ -176,6 +176,14 @@ class Sandbox:
             raise SandboxError(f"{node} is on, with {_listed(alive)}; kill-node comes before start-node.")
         daemons.start_slurmd(self.layout, node, self._search_path)
 
+    def kill_controller(self) -> None:
+        """End slurmctld at once: jobs run on, and no command of Slurm's has an answer."""
+        _require_gone(signal_until_gone(self._controllers, signal.SIGKILL, _GONE_WITHIN_S))
+
+    def start_controller(self) -> None:
+        """Start slurmctld again after `kill_controller`; what it had last saved is what it knows."""
+        daemons.start_slurmctld(self.layout, self._search_path)
+
     def stop(self) -> None:
         """End all processes, remove the network and the directory: nothing is left."""
         # Slurm's daemons first, so that nothing starts any more; their state is deleted with the directory anyway.
@@ -185,6 +193,9 @@ class Sandbox:
         for device in (*map(self.layout.link, self.layout.nodes), self.layout.bridge):
             network.remove_device(device, self._search_path)
         shutil.rmtree(self.layout.root)
+
+    def _controllers(self) -> list[SandboxProcess]:
+        return [process for process in self.processes() if process.name == "slurmctld"]
 
     def _starters(self) -> list[SandboxProcess]:
         return [process for process in self.processes() if process.name in ("slurmctld", "slurmd")]

@@ -69,16 +69,19 @@ gpus_per_node = 1
 slowest_data_plane = "mpi"
 
 [environment]
+PYTHONPATH = "{pythonpath}"
+HOLD_DIR = "{folder}"
+HOLD_AT_READ = "{hold_at_read}"
 HOROVOD_STALL_CHECK_TIME_SECONDS = "5"
 HOROVOD_STALL_SHUTDOWN_TIME_SECONDS = "10"
-SWITCHYARD_STALL_SHUTDOWN_TIME_SECONDS = "20"
+SWITCHYARD_STALL_SHUTDOWN_TIME_SECONDS = "{stall_s}"
 
 [slurm]
 queue = "gpu"
 walltime = "{walltime}"
 interface = "{interface}"
 driver_interface = "{driver_interface}"
-death_timeout_s = 20
+death_timeout_s = {death_timeout_s}
 squeue_every_s = 1
 pending_notice_s = {pending_notice_s}
 """
@@ -100,12 +103,20 @@ class SlurmStudy:
     walltime: str = "01:00:00"
     interface: str = "lo"
     driver_interface: str = "lo"
+    death_timeout_s: int = 20
     pending_notice_s: int = 600
+    hold_at_read: int = 0
+    """Batch before which each rank of each attempt waits until it is told to go, counted from 1; 0: none does."""
+    stall_s: int = 20
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def study_dir(self) -> Path:
         return self.folder / "runs" / self.name
+
+    @property
+    def pythonpath(self) -> str:
+        return f"{REPOSITORY / 'tests/trainers/held_ranks'}:{REPOSITORY}"
 
     @property
     def output(self) -> str:
@@ -117,7 +128,7 @@ class SlurmStudy:
         """Start the driver, in a process group of its own."""
         config, site = self.folder / "study.toml", self.folder / "site.toml"
         config.write_text(CONFIG.format(**vars(self)))
-        site.write_text(SITE.format(**vars(self)))
+        site.write_text(SITE.format(**vars(self), pythonpath=self.pythonpath))
         command = [sys.executable, "study/run.py", "--config", str(config), "--site", str(site)]
         command += ["--set", f"study.runs_dir={self.folder / 'runs'}", *options]
         with (self.folder / "driver.out").open("ab") as out:
@@ -147,23 +158,36 @@ class SlurmStudy:
     def trial(self, number: int) -> TrialDir:
         return TrialDir(self.study_dir / "trials" / f"{number:04d}")
 
-    def wait_for_epochs(self, attempt: int, epochs: int = 1, trial: int = 0) -> None:
-        """Until this attempt of the trial has finished so many epochs.
+    def wait_for_held_ranks(self, attempt: int, trial: int = 0) -> None:
+        """Until all ranks of this attempt wait in mid-epoch, at `hold_at_read`.
 
         Raises:
-            TimeoutError: It has not, or the driver has ended.
+            TimeoutError: They do not, or the driver has ended.
         """
+        markers = [self._marker(attempt, rank) for rank in range(self.nodes * self.ranks_per_node)]
 
-        def enough() -> bool:
+        def all_held() -> bool:
             if self.driver.poll() is not None:
                 raise TimeoutError(f"the driver ended with {self.driver.returncode}; it printed:\n{self.output}")
-            return len(self.trial(trial).attempt(attempt).read_metrics()) >= epochs
+            return all(marker.exists() for marker in markers)
 
         try:
-            wait_until(enough, START_S, pause_s=0.1)
+            wait_until(all_held, START_S, pause_s=0.1)
         except TimeoutError as error:
             log = self.trial(trial).attempt(attempt).log_tail(1000)
-            raise TimeoutError(f"no epoch in attempt {attempt}; its log: {log}; the driver: {self.output}") from error
+            raise TimeoutError(f"attempt {attempt} never waits; its log: {log}; the driver: {self.output}") from error
+
+    def release_ranks(self, attempt: int) -> None:
+        """Let the waiting ranks of this attempt go on."""
+        for rank in range(self.nodes * self.ranks_per_node):
+            self._marker(attempt, rank).unlink(missing_ok=True)
+
+    def hold_no_more(self) -> None:
+        """Let the ranks of attempts to come train to the end."""
+        (self.folder / "held-no-more").touch()
+
+    def _marker(self, attempt: int, rank: int) -> Path:
+        return self.folder / f"held-{attempt}-{rank}"
 
     def wait_for_output(self, text: str, within_s: float) -> None:
         try:
@@ -174,6 +198,10 @@ class SlurmStudy:
     def job_ids(self) -> list[str]:
         """Jobs in the queue, newest last."""
         return sorted(self.sandbox.run("squeue", "--noheader", "--format=%i").split(), key=int)
+
+    def jobs_that_ran(self) -> list[str]:
+        """All that ever did, by the logs that they left."""
+        return sorted((log.stem for log in (self.study_dir / "jobs").glob("*.log")), key=int)
 
     def nodes_of(self, job_id: str) -> list[str]:
         """First the one on which the runner is."""
@@ -213,7 +241,12 @@ class SlurmStudy:
             alive = [*self.processes("trainers"), *self.processes("dask_worker")]
             return [f"job {job}" for job in self.job_ids()] + [f"process {process.pid}" for process in alive]
 
-        wait_until(lambda: not left(), within_s, pause_s=0.5)
+        try:
+            wait_until(lambda: not left(), within_s, pause_s=0.5)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"after {within_s:g} s there are still: {left()}\n{self.sandbox.run('squeue')}"
+            ) from error
 
     def require_complete(self) -> None:
         """Every trial told once, every epoch in the database once, each attempt gone on from a checkpoint."""

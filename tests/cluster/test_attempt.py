@@ -134,7 +134,9 @@ PAUSES_WHEN_ASKED = """
     ],
 )
 def test_without_a_result_the_exit_code_tells_how_it_ended(request_with, exit_code, kind):
-    end = run_alone(request_with(f"print('the last words', file=sys.stderr)\nsys.exit({exit_code})"))
+    end = run_alone(
+        request_with(f"attempt.note_rank_began()\nprint('the last words', file=sys.stderr)\nsys.exit({exit_code})")
+    )
 
     assert (end.kind, end.exit_code, end.result) == (kind, exit_code, None)
     assert end.log_tail == "the last words"
@@ -147,12 +149,19 @@ def test_a_result_counts_more_than_the_exit_code(request_with):
     assert end.log_tail == ""
 
 
-def test_a_launcher_that_is_not_installed_is_a_crash_with_its_name_in_the_log(request_with):
+def test_a_launcher_that_starts_no_rank_is_no_crash_of_the_trial(request_with):
+    end = run_alone(request_with("print('there are not enough slots', file=sys.stderr)\nsys.exit(1)"))
+
+    assert end.kind is EndKind.NOT_LAUNCHED
+    assert end.log_tail == "there are not enough slots"
+
+
+def test_a_launcher_that_is_not_installed_launches_nothing_and_its_name_is_in_the_log(request_with):
     request = request_with("")
 
     end = run_alone(dataclasses.replace(request, environment={"PATH": "/nowhere"}))
 
-    assert end.kind is EndKind.CRASHED
+    assert end.kind is EndKind.NOT_LAUNCHED
     assert "FileNotFoundError" in end.log_tail
 
 

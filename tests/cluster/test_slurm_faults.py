@@ -6,6 +6,7 @@ Each trial starts TensorFlow anew after each fault, which is what takes the time
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from tests.cluster.slurm_study import START_S, SlurmStudy
 
 pytestmark = pytest.mark.timeout(900)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes networks")
+
+# Two ranks with 128 + 16 samples each, in batches of 8: 18 reads an epoch.
+IN_THE_SECOND_EPOCH = 20
 
 SHAPE = SandboxShape(nodes=4, gpus_per_node=1, slurmd_timeout_s=5)
 
@@ -59,6 +63,8 @@ def kill_rank(study: SlurmStudy, job: str) -> None:
 
 def hang_rank(study: SlurmStudy, job: str) -> None:
     study.ranks()[-1].suspend()
+    # The others go on, and then wait for it.
+    study.release_ranks(len(study.trial(0).attempts()))
 
 
 def lose_first_node(study: SlurmStudy, job: str) -> None:
@@ -69,35 +75,48 @@ def lose_other_node(study: SlurmStudy, job: str) -> None:
     study.sandbox.kill_node(study.nodes_of(job)[-1])
 
 
+def preempt_job(study: SlurmStudy, job: str) -> None:
+    nodes = str(len(study.sandbox.layout.nodes))
+    study.sandbox.run("sbatch", "--partition=urgent", f"--nodes={nodes}", "--exclusive", "--wrap", "sleep 3")
+
+
 def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> None:
-    faults = [cancel_job, requeue_job, kill_worker, kill_rank, hang_rank, lose_first_node, lose_other_node]
-    study.epochs = 3 * len(faults)
+    faults = [cancel_job, requeue_job, preempt_job, kill_worker, kill_rank, hang_rank, lose_first_node, lose_other_node]
+    study.epochs, study.hold_at_read = len(faults) + 2, IN_THE_SECOND_EPOCH
     study.start()
+    study.wait_for_held_ranks(attempt=1)
+    # A controller that restarts is none of these: the trial trains on without it.
+    study.sandbox.kill_controller()
+    study.wait_for_output("Slurm does not say how the jobs are: squeue: ", 60)
+    study.sandbox.start_controller()
     for attempt, fault in enumerate(faults, start=1):
-        study.wait_for_epochs(attempt)
+        study.wait_for_held_ranks(attempt)
         print(f"{fault.__name__}: jobs {study.job_ids()}")
         fault(study, study.job_ids()[-1])
+    study.hold_no_more()
 
     assert study.wait_for_end(2 * START_S) == 0, study.output
     study.require_nothing_left()
     study.require_complete()
+    # Each fault ended an attempt; the allocation that lost a node may have ended another.
     assert len(study.attempt_ends()) > len(faults), study.attempt_ends()
 
 
 def test_a_trial_outlives_its_drivers(study: SlurmStudy) -> None:
-    study.epochs, study.train = 12, 2048
+    study.epochs, study.hold_at_read = 5, IN_THE_SECOND_EPOCH
     for attempt, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGKILL), start=1):
         study.start()
-        study.wait_for_epochs(attempt)
+        study.wait_for_held_ranks(attempt)
         study.driver.send_signal(number)
         if number is signal.SIGKILL:
             study.driver.wait(10)
         else:
             assert study.wait_for_end(60) == 128 + number, study.output
-            study.require_nothing_left(20)
+            study.require_nothing_left()
     # Nobody starts a driver again: its jobs end by themselves, once they have waited for their driver long enough.
     study.require_nothing_left(90)
 
+    study.hold_no_more()
     study.start()
     assert study.wait_for_end(2 * START_S) == 0, study.output
     study.require_nothing_left()
@@ -125,14 +144,34 @@ def test_jobs_of_a_killed_driver_that_never_started_are_cancelled_by_the_next_on
 
 
 def test_a_trial_goes_on_in_the_next_job_when_the_walltime_is_over(study: SlurmStudy) -> None:
-    study.walltime, study.epochs, study.train = "00:01:00", 20, 3072
+    study.walltime, study.epochs, study.hold_at_read, study.stall_s = "00:01:00", 3, IN_THE_SECOND_EPOCH, 120
     study.start()
+    study.wait_for_held_ranks(attempt=1)
+    # Only the walltime's end calls them; the next attempt's ranks do not wait.
+    study.hold_no_more()
 
     assert study.wait_for_end(4 * START_S) == 0, study.output
     study.require_nothing_left()
     study.require_complete()
     assert len(study.attempt_ends()) > 1
     assert set(study.attempt_ends()) == {"ended"}
+    # No attempt was started in what was left of the job before: it was too little for one.
+    assert len(study.jobs_that_ran()) == len(study.attempt_ends())
+
+
+@needs_root
+def test_a_driver_that_the_nodes_cannot_reach_is_one_error_with_its_address(tmp_path: Path) -> None:
+    with Sandbox.start(SandboxShape(nodes=2, gpus_per_node=1), isolation=Isolation.NETWORK) as sandbox:
+        # The nodes have a loopback interface of their own, on which nobody listens.
+        study = SlurmStudy(sandbox, tmp_path, interface="eth0", driver_interface="lo", death_timeout_s=5)
+        study.start()
+
+        assert study.wait_for_end(START_S) == 2, study.output
+        said = r"3 jobs in a row ended before their runner could reach the driver at tls://127\.0\.0\.1:\d+"
+        assert re.search(f"error: {said}", study.output), study.output
+        assert "compute nodes reach that address (slurm.interface='eth0')" in study.output
+        assert "Traceback" not in study.output
+        study.require_nothing_left()
 
 
 @needs_root
@@ -142,15 +181,19 @@ def test_a_cut_off_attempt_changes_nothing_any_more() -> None:
         tempfile.TemporaryDirectory() as folder,
         Sandbox.start(shape, isolation=Isolation.NETWORK) as sandbox,
     ):
-        study = SlurmStudy(sandbox, Path(folder), epochs=10, interface="eth0", driver_interface=sandbox.layout.bridge)
+        study = SlurmStudy(sandbox, Path(folder), epochs=4, interface="eth0", driver_interface=sandbox.layout.bridge)
+        study.hold_at_read, study.stall_s = IN_THE_SECOND_EPOCH, 300
         try:
             study.start()
-            study.wait_for_epochs(attempt=1)
+            study.wait_for_held_ranks(attempt=1)
             first = study.nodes_of(study.job_ids()[-1])[0]
             sandbox.cut(first)
-            study.wait_for_epochs(attempt=2)
+            study.wait_for_held_ranks(attempt=2)
             late = len(study.trial(0).attempt(1).read_metrics())
+            study.hold_no_more()
+            study.release_ranks(attempt=1)
             sandbox.heal(first)
+            study.release_ranks(attempt=2)
 
             assert study.wait_for_end(2 * START_S) == 0, study.output
             assert len(study.trial(0).attempt(1).read_metrics()) <= late + 1

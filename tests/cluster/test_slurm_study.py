@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from cluster.sandbox import Sandbox
+from cluster.sandbox import Sandbox, SandboxShape
 from tests.cluster.slurm_study import REPOSITORY
 from tests.waiting import wait_until
 
@@ -95,6 +95,10 @@ def test_a_dry_run_shows_the_job_and_its_cost_and_submits_nothing(sandbox: Sandb
         ("slurm.interface=ib7", r"cannot listen on the network interface 'ib7': .*Set slurm.interface"),
         ("slurm.extra_directives=['--nodes=2']", r"was given 2 nodes, but a trial is laid out for 4"),
         ("slurm.prologue=['echo no such module >&2', 'exit 3']", r"3 jobs in a row ended .* no such module"),
+        (
+            "launcher_options=['--mpi=no-such-plugin']",
+            r"srun could not start any rank, 3 times in a row: .*no-such-plugin",
+        ),
         ("slurm.wall_time='1:00:00'", r"wall_time: .*walltime"),
         ("slurm.walltime='soon'", r"walltime: .*got 'soon'"),
     ],
@@ -108,6 +112,39 @@ def test_a_wrong_site_is_one_error_in_slurm_s_own_words(
     assert re.search(said, refused.stderr), refused.stderr
     assert "Traceback" not in refused.stderr
     assert sandbox.run("squeue", "--noheader") == ""
+
+
+ONLY_PHYSICS = """
+function slurm_job_submit(job_desc, part_list, submit_uid)
+  return job_desc.account == "physics" and slurm.SUCCESS or slurm.ESLURM_INVALID_ACCOUNT
+end
+function slurm_job_modify(job_desc, job_rec, part_list, modify_uid)
+  return slurm.SUCCESS
+end
+return slurm.SUCCESS
+"""
+
+
+@pytest.fixture
+def sandbox_of_physics() -> Iterator[Sandbox]:
+    """One that takes jobs of no other account."""
+    with Sandbox.start(SandboxShape(nodes=1)) as sandbox:
+        conf = sandbox.layout.slurm_conf_path
+        (conf.parent / "job_submit.lua").write_text(ONLY_PHYSICS)
+        with conf.open("a") as file:
+            file.write("JobSubmitPlugins=lua\n")
+        sandbox.run("scontrol", "reconfigure")
+        yield sandbox
+
+
+def test_an_account_that_there_is_not_is_one_error_in_slurm_s_own_words(
+    sandbox_of_physics: Sandbox, tmp_path: Path
+) -> None:
+    refused = run(sandbox_of_physics, tmp_path, "--site-set", "slurm.account=phisics")
+
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "Invalid account or account/partition combination specified. Change [slurm] of site" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_without_slurm_one_error_says_where_to_run(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from study.catalog import component_names
 from tests.contracts.dataset_examples import EXAMPLES
 from trainers import components
 from trainers.components import ComponentError
-from trainers.datasets import Dataset, Split
+from trainers.datasets import Dataset, Split, read_samples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -78,7 +78,7 @@ def test_a_split_holds_as_many_samples_as_it_says(dataset, split):
 def test_samples_and_labels_have_the_shape_and_type_that_the_compiled_step_expects(dataset, split):
     source = dataset.open(split)
 
-    samples, labels = source.read(np.arange(len(source)))
+    samples, labels = read_samples(source, np.arange(len(source)))
 
     assert samples.shape == (len(source), *dataset.sample_shape)
     assert samples.dtype == dataset.sample_dtype
@@ -90,16 +90,16 @@ def test_samples_and_labels_have_the_shape_and_type_that_the_compiled_step_expec
 
 def test_samples_are_read_in_the_order_that_is_asked_for(dataset):
     source = dataset.open(Split.TRAIN)
-    all_samples, all_labels = source.read(np.arange(len(source)))
+    all_samples, all_labels = read_samples(source, np.arange(len(source)))
 
-    samples, labels = source.read(np.array([2, 0, 2, 1]))
+    samples, labels = read_samples(source, np.array([2, 0, 2, 1]))
 
     np.testing.assert_array_equal(samples, all_samples[[2, 0, 2, 1]])
     np.testing.assert_array_equal(labels, all_labels[[2, 0, 2, 1]])
 
 
 def test_nothing_is_read_where_nothing_is_asked_for(dataset):
-    samples, labels = dataset.open(Split.TRAIN).read(np.array([], np.int64))
+    samples, labels = read_samples(dataset.open(Split.TRAIN), np.array([], np.int64))
 
     assert samples.shape == (0, *dataset.sample_shape)
     assert labels.shape == (0, len(dataset.class_names))
@@ -107,13 +107,13 @@ def test_nothing_is_read_where_nothing_is_asked_for(dataset):
 
 def test_what_is_read_is_the_readers_own(dataset):
     source = dataset.open(Split.TRAIN)
-    samples, labels = source.read(np.array([0, 1]))
+    samples, labels = read_samples(source, np.array([0, 1]))
 
     samples += 1
     labels[:] = 7
 
-    assert (source.read(np.array([0, 1]))[0] != samples).all()
-    assert (source.read(np.array([0, 1]))[1] != labels).all()
+    assert (read_samples(source, np.array([0, 1]))[0] != samples).all()
+    assert (read_samples(source, np.array([0, 1]))[1] != labels).all()
 
 
 def test_every_rank_and_every_attempt_reads_the_same(example, dataset, tmp_path):
@@ -179,4 +179,4 @@ def test_a_config_can_be_checked_without_tensorflow(example, tmp_path):
 
 def read_all(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
     source = dataset.open(split)
-    return source.read(np.arange(len(source)))
+    return read_samples(source, np.arange(len(source)))

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 
 from storage.trial_dir import TrialDir
 from tests.architecture.sources import REPOSITORY
-from tests.study.small_disk import SmallDisk
+from tests.small_disk import SmallDisk
 from tests.study.small_study import write_config, write_site
 from tests.waiting import wait_until
 

@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from storage.trial_dir import has_room
+from tests.small_disk import NoPrivateMountsError, SmallDisk, mount_small_disk
 from tests.study.driver import WITHIN_S, Finished, new_workplace_on, slow_training
-from tests.study.small_disk import NoPrivateMountsError, SmallDisk, mount_small_disk
 from tests.waiting import wait_until
 
 # Whole studies: on a machine that is busy with other things, each takes minutes.

@@ -20,7 +20,7 @@ from trainers.bigearthnet import Version
 from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.shard_source import RUN, ShardSource
 from trainers.bigearthnet.synthesize import synthesize
-from trainers.datasets import DatasetError, Split, bigearthnet
+from trainers.datasets import DatasetError, Split, bigearthnet, read_samples
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_rows_are_read_from_several_shards_in_the_order_that_is_asked_for(prepar
     rows = np.concatenate([np.fromfile(path, "<u2") for path in source.paths]).reshape(-1, 80_000)
     indices = np.random.default_rng(0).permutation(len(source))
 
-    samples, _ = source.read(indices)
+    samples, _ = read_samples(source, indices)
 
     np.testing.assert_array_equal(samples, rows[indices, : dataset.sample_shape[0]])
 
@@ -108,7 +108,7 @@ def test_rows_are_read_from_several_shards_in_the_order_that_is_asked_for(prepar
 @pytest.mark.parametrize(("bands", "names"), [("rgb", ["B04", "B03", "B02"]), ("10m+20m", None), ("all", None)])
 def test_the_device_standardises_and_resamples_as_scipy_does(prepared, bands, names):
     dataset = bigearthnet.build("", path=str(prepared), bands=bands)
-    samples, _ = dataset.open(Split.TRAIN).read(np.arange(2))
+    samples, _ = read_samples(dataset.open(Split.TRAIN), np.arange(2))
 
     images = tf.function(dataset.to_model_input)(tf.constant(samples)).numpy()
 
@@ -122,7 +122,7 @@ def test_the_device_standardises_and_resamples_as_scipy_does(prepared, bands, na
 
 def test_nearest_repeats_each_pixel(prepared):
     dataset = bigearthnet.build("", path=str(prepared), resampling="nearest")
-    samples, _ = dataset.open(Split.TRAIN).read(np.arange(1))
+    samples, _ = read_samples(dataset.open(Split.TRAIN), np.arange(1))
 
     images = dataset.to_model_input(tf.constant(samples)).numpy()
 
@@ -161,7 +161,7 @@ def test_ranks_of_a_node_share_one_copy_in_its_memory(prepared, tmp_path):
     assert second.paths == first.paths
     assert {path: path.stat().st_mtime_ns for path in copies} == copies
     assert all(path.is_relative_to(tmp_path) for path in copies)
-    for one, other in zip(second.read(np.arange(5)), first.read(np.arange(5)), strict=True):
+    for one, other in zip(read_samples(second, np.arange(5)), read_samples(first, np.arange(5)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

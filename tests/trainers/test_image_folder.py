@@ -15,7 +15,7 @@ import rasterio
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
-from trainers.datasets import DatasetError, Split, image_folder
+from trainers.datasets import DatasetError, Split, image_folder, read_samples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UC_MERCED = REPOSITORY.parent / "shared/data/ucmerced_multilabel"
@@ -27,7 +27,7 @@ def test_each_split_gives_the_images_and_labels_of_its_rows_in_the_order_of_the_
 
     dataset = image_folder.build(tmp_path / "cache", path=str(tmp_path))
 
-    samples, labels = dataset.open(Split.TRAIN).read(np.array([0, 1]))
+    samples, labels = read_samples(dataset.open(Split.TRAIN), np.array([0, 1]))
     np.testing.assert_array_equal(samples, [images["c.png"], images["a.png"]])
     assert labels.tolist() == [[1, 1], [0, 1]]
     assert dataset.sizes() == {Split.TRAIN: 2, Split.VAL: 1, Split.TEST: 0}
@@ -42,7 +42,7 @@ def test_the_columns_may_stand_in_any_order(tmp_path):
     dataset = image_folder.build(tmp_path / "cache", path=str(tmp_path))
 
     assert dataset.class_names == ("grass", "water")
-    assert dataset.open(Split.VAL).read(np.array([0]))[1].tolist() == [[0, 1]]
+    assert read_samples(dataset.open(Split.VAL), np.array([0]))[1].tolist() == [[0, 1]]
 
 
 def test_a_table_from_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path):
@@ -75,7 +75,7 @@ def test_a_tiff_keeps_all_its_bands_and_its_digital_numbers(tmp_path):
     dataset = image_folder.build(tmp_path / "cache", path=str(tmp_path))
 
     assert (dataset.input_shape, dataset.sample_dtype) == ((6, 5, 12), np.uint16)
-    np.testing.assert_array_equal(dataset.open(Split.TRAIN).read(np.array([0]))[0], [pixels])
+    np.testing.assert_array_equal(read_samples(dataset.open(Split.TRAIN), np.array([0]))[0], [pixels])
 
 
 def test_images_without_a_place_on_earth_raise_no_warning(tmp_path):

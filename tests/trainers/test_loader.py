@@ -84,6 +84,29 @@ def test_batches_come_in_order_and_the_last_one_may_be_short():
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), SOURCE.labels[order])
 
 
+@pytest.mark.parametrize("taken", range(1, 5))
+def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(taken):
+    source = WatchedSource()
+    batches = read_batches(source, np.arange(10), batch_size=2)
+    for _ in range(taken):
+        samples, _ = next(batches)
+    expected = SOURCE.samples[2 * taken - 2 : 2 * taken]
+
+    wait_until(lambda: source.reads == min(taken + 2, 5))
+
+    np.testing.assert_array_equal(samples.numpy(), expected)
+
+
+def test_batches_share_the_memory_of_three():
+    batches = read_batches(SOURCE, np.arange(10), batch_size=1)
+
+    addresses = [samples.__array__().__array_interface__["data"][0] for samples, _ in batches]
+
+    assert len(set(addresses)) == 3
+    assert addresses[3:] == addresses[:-3]
+    assert all(address % 64 == 0 for address in addresses)
+
+
 def test_stored_integers_are_handed_over_as_they_are():
     samples, labels = next(read_batches(SOURCE, np.arange(2), batch_size=2))
 
@@ -143,15 +166,18 @@ class WatchedSource:
     reads: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    sample_shape = SOURCE.sample_shape
+    sample_dtype = SOURCE.sample_dtype
+
     def __len__(self) -> int:
         return len(SOURCE)
 
-    def read(self, indices):
+    def read(self, indices, out):
         with self.lock:
             if self.reads == self.fails_at:
                 raise OSError("stale file handle")
             self.reads += 1
-        return SOURCE.read(indices)
+        return SOURCE.read(indices, out)
 
 
 def loader_threads() -> list[threading.Thread]:

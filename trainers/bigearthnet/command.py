@@ -21,6 +21,8 @@ from trainers.bigearthnet.statistics import band_statistics
 from trainers.bigearthnet.synthesize import synthesize
 from trainers.datasets import DatasetError, Split
 
+_EXIT_BAD_INPUT = 2
+
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = _parse(arguments)
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             synthesize(parsed.version, parsed.patches, parsed.out, parsed.seed)
     except (PrepareError, DatasetError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return _EXIT_BAD_INPUT
     except KeyboardInterrupt:
         console.print("interrupted; give the same command again to go on")
         return 130

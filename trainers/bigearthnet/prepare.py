@@ -135,7 +135,7 @@ def _write_shards(plan: Plan, archive: Archive, preparation: Preparation, on_sha
     needed = (min(total, plan.archive_size) - done) * BYTES_PER_PATCH
     if (free := shutil.disk_usage(out).free) < needed:
         raise PrepareError(
-            f"{out} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB are to be written; make room."
+            f"{out} has {free / 2**20:,.0f} MiB free, and {needed / 2**20:,.0f} MiB are to be written; make room."
         )
     for patches in _in_parallel(missing, archive, out, preparation.workers):
         done += patches

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.bigearthnet.bands import BYTES_PER_PATCH
+from trainers.bigearthnet.bands import BYTES_PER_PATCH, ROW_DTYPE
 from trainers.datasets import DatasetError
 
 RUN = 16
@@ -41,20 +41,25 @@ class ShardSource:
     shuffle_window: int
     _files: OrderedDict[int, FileIO] = field(default_factory=OrderedDict, repr=False)
 
+    sample_dtype = ROW_DTYPE
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-        """Samples uint16 [n, values] and labels uint8 [n, 19].
+    @property
+    def sample_shape(self) -> tuple[int]:
+        return (self.values,)
+
+    def read(self, indices: NDArray[np.int64], out: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Write samples into out, uint16 [n, values]; gives labels uint8 [n, 19].
 
         Raises:
             DatasetError: A shard is cut short or gone.
         """
-        samples = np.empty((len(indices), self.values), np.uint16)
-        as_bytes = samples.view(np.uint8)
+        as_bytes = out.view(np.uint8)
         for shard, row, positions in self._pieces(indices):
             self._read_piece(shard, row, [as_bytes[position].data for position in positions])
-        return samples, self.labels[indices]
+        return self.labels[indices]
 
     def training_order(self, seed: int, epoch: int, rank: int, world_size: int) -> NDArray[np.int64]:
         """Rows that one rank trains on in one epoch, in order: int64 [samples // world_size]."""

@@ -24,7 +24,7 @@ from trainers.bigearthnet.archive import ROOTS
 from trainers.bigearthnet.bands import BAND_SETS, PATCH_SIZE, ROW, Band
 from trainers.bigearthnet.labels import CLASS_OF_NAME, CLASSES, DROPPED_NAMES
 from trainers.bigearthnet.split_lists import V1_LISTS, V2_DROPPED_TABLE, V2_TABLE, Status
-from trainers.datasets import Split, synthetic_bigearthnet
+from trainers.datasets import Split, read_samples, synthetic_bigearthnet
 
 MIN_PATCHES = 20
 """So that every split and every reason to drop a patch has one at least."""
@@ -122,7 +122,7 @@ def _draw_patches(statuses: list[Status], seed: int) -> Iterator[tuple[_Patch, N
     for start in range(0, len(statuses), _BLOCK):
         block = statuses[start : start + _BLOCK]
         drawn = synthetic_bigearthnet.build("", train=len(block), size=PATCH_SIZE, seed=seed + start)
-        samples, labels = drawn.open(Split.TRAIN).read(np.arange(len(block)))
+        samples, labels = read_samples(drawn.open(Split.TRAIN), np.arange(len(block)))
         for offset, status in enumerate(block):
             classes = tuple(CLASSES[index] for index in np.flatnonzero(labels[offset]))
             yield _Patch(start + offset, status), samples[offset], classes if status is not Status.NO_CLASS else ()

@@ -33,8 +33,16 @@ class SampleSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
-        """Samples [n, *sample_shape] as they are stored, and labels uint8 [n, classes] of 0 and 1."""
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The data set's."""
+        ...
+
+    @property
+    def sample_dtype(self) -> np.dtype: ...
+
+    def read(self, indices: NDArray[np.int64], out: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Write samples as they are stored into out, [n, *sample_shape]; gives labels uint8 [n, classes] of 0 and 1."""
         ...
 
 
@@ -103,8 +111,24 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
-        return self.samples[indices], self.labels[indices]
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self.samples.shape[1:]
+
+    @property
+    def sample_dtype(self) -> np.dtype:
+        return self.samples.dtype
+
+    def read(self, indices: NDArray[np.int64], out: NDArray[np.integer]) -> NDArray[np.uint8]:
+        # The default mode, which checks the indices as they are used, would write to a copy of out first.
+        self.samples.take(indices, axis=0, out=out, mode="clip")
+        return self.labels[indices]
+
+
+def read_samples(source: SampleSource, indices: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
+    """Samples [n, *sample_shape] and labels uint8 [n, classes], in memory of their own."""
+    samples = np.empty((len(indices), *source.sample_shape), source.sample_dtype)
+    return samples, source.read(indices, samples)
 
 
 def standardise(samples: tf.Tensor, mean: NDArray[np.float32], std: NDArray[np.float32]) -> tf.Tensor:

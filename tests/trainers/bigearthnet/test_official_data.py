@@ -18,7 +18,7 @@ from trainers.bigearthnet.plan import OFFICIAL_ARCHIVE_SIZE, OFFICIAL_SIZES
 from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.prepared import read_names
 from trainers.bigearthnet.split_lists import STATUS_OF_SPLIT, SplitLists, Status, read_split_lists
-from trainers.datasets import Split, bigearthnet
+from trainers.datasets import Split, bigearthnet, read_samples
 
 DATA = Path(__file__).resolve().parents[4] / "shared/data"
 PATCHES = DATA / "bigearthnet_patches"
@@ -73,7 +73,7 @@ def test_labels_and_splits_of_real_patches_are_the_official_ones(version, prepar
     found = {}
     for split in Split:
         source = bigearthnet.build("", path=str(prepared)).open(split)
-        _, labels = source.read(np.arange(len(source)))
+        _, labels = read_samples(source, np.arange(len(source)))
         for name, label in zip(read_names(prepared, split), labels, strict=True):
             found[name] = (split, {CLASSES[bit] for bit in np.flatnonzero(label)})
 
@@ -87,7 +87,7 @@ def test_labels_and_splits_of_real_patches_are_the_official_ones(version, prepar
 def test_pixels_of_real_patches_are_those_that_rasterio_reads(version, prepared):
     for split in Split:
         source = bigearthnet.build("", path=str(prepared)).open(split)
-        samples, _ = source.read(np.arange(len(source)))
+        samples, _ = read_samples(source, np.arange(len(source)))
         for name, sample in zip(read_names(prepared, split), samples, strict=True):
             folder = next((PATCHES / version).glob(f"BigEarthNet-*/**/{name}"))
             for band in ROW:
@@ -100,7 +100,7 @@ def test_resampling_of_real_patches_on_the_device_is_gdals(version, prepared):
     dataset = bigearthnet.build("", path=str(prepared))
     split = next(split for split in Split if dataset.sizes()[split])
     name = read_names(prepared, split)[0]
-    samples, _ = dataset.open(split).read(np.array([0]))
+    samples, _ = read_samples(dataset.open(split), np.array([0]))
 
     images = dataset.to_model_input(samples).numpy()[0]
 

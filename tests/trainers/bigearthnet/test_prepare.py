@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 
+from tests.small_disk import NoPrivateMountsError, mount_small_disk
 from tests.waiting import wait_until
-from trainers.bigearthnet import PrepareError, Version
+from trainers.bigearthnet import PrepareError, Version, plan
 from trainers.bigearthnet.bands import ROW, VALUES_PER_PATCH
 from trainers.bigearthnet.labels import CLASS_OF_NAME, CLASSES
 from trainers.bigearthnet.prepare import BadPatchesError, Preparation, prepare
 from trainers.bigearthnet.prepared import Manifest, read_names
 from trainers.bigearthnet.statistics import band_statistics
 from trainers.bigearthnet.synthesize import synthesize
-from trainers.datasets import DatasetError, Split, bigearthnet
+from trainers.datasets import DatasetError, Split, bigearthnet, read_samples
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PATCHES = 24
@@ -68,27 +69,37 @@ class Practice:
         return {line.partition(",")[0]: line.partition(",")[2].strip('"') for line in lines}
 
 
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory) -> dict[Version, Practice]:
+    archives = {version: Practice(version, tmp_path_factory.mktemp(version)) for version in Version}
+    for version, practice in archives.items():
+        synthesize(version, PATCHES, practice.path)
+    return archives
+
+
 @pytest.fixture(scope="module", params=Version)
-def whole(request, tmp_path_factory) -> Practice:
-    practice = Practice(request.param, tmp_path_factory.mktemp("whole"))
-    synthesize(request.param, PATCHES, practice.path)
-    return practice
+def whole(request, archives) -> Practice:
+    return archives[request.param]
 
 
 @pytest.fixture
 def practice(whole, tmp_path) -> Practice:
-    shutil.copytree(whole.path, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("out*"))
-    return Practice(whole.version, tmp_path)
+    return copy_of(whole, tmp_path)
 
 
 @pytest.fixture
-def v1(practice) -> Practice:
-    return practice if practice.version is Version.V1 else pytest.skip("of v1 only")
+def v1(archives, tmp_path) -> Practice:
+    return copy_of(archives[Version.V1], tmp_path)
 
 
 @pytest.fixture
-def v2(practice) -> Practice:
-    return practice if practice.version is Version.V2 else pytest.skip("of v2 only")
+def v2(archives, tmp_path) -> Practice:
+    return copy_of(archives[Version.V2], tmp_path)
+
+
+def copy_of(whole: Practice, path: Path) -> Practice:
+    shutil.copytree(whole.path, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("out*"))
+    return Practice(whole.version, path)
 
 
 def test_every_listed_patch_is_in_its_split_with_its_pixels_and_labels(whole):
@@ -278,6 +289,17 @@ def test_lists_of_the_other_version_are_refused(practice):
         prepare(Preparation(practice.path, other, practice.splits, practice.path / "out"))
 
 
+def test_a_whole_archive_with_other_counts_than_the_official_ones_is_refused(practice, monkeypatch):
+    # As if this practice archive were all that there is.
+    monkeypatch.setitem(plan.OFFICIAL_ARCHIVE_SIZE, practice.version, PATCHES)
+
+    with pytest.raises(PrepareError, match=r"the archive is whole, but gives train \d+, .* instead of train 2\d{5}, "):
+        practice.prepare()
+
+    assert not (practice.path / "out/manifest.json").exists()
+    assert not practice.prepare("sample", limit=PATCHES // 2).has_official_sizes
+
+
 def test_another_plan_for_the_same_folder_is_refused(practice):
     practice.prepare()
 
@@ -314,11 +336,25 @@ def test_a_full_disk_is_an_error_that_loses_nothing(practice):
 
     answer = subprocess.run((sys.executable, "-c", program, *arguments), cwd=REPOSITORY, capture_output=True, text=True)
 
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert "error: cannot write to" in answer.stderr
     assert "give the same command again" in answer.stderr
     assert not list(practice.path.glob("out/*/.*"))
     assert practice.prepare().splits[Split.TRAIN].patches == len(practice.listed())
+
+
+def test_a_disk_without_the_room_is_told_before_anything_is_written(practice, tmp_path_factory):
+    try:
+        with mount_small_disk(tmp_path_factory.mktemp("disk")) as disk:
+            out = disk.outside_path / "out"
+            (disk.outside_path / "other").write_bytes(b"x" * 6 * 2**20)
+
+            with pytest.raises(PrepareError, match=r"has 2 MiB free, and \d MiB are to be written; make room"):
+                prepare(Preparation(practice.path, practice.version, practice.splits, out))
+
+            assert not list(out.glob("*/*"))
+    except NoPrivateMountsError as error:
+        pytest.skip(f"no private mounts here: {error}")
 
 
 def test_a_shard_that_was_cut_short_is_found_before_training_and_mended_by_the_same_command(practice):
@@ -348,7 +384,7 @@ def test_statistics_are_those_of_the_pixels(whole):
 
 def read_split(out: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     source = bigearthnet.build("", path=str(out)).open(split)
-    samples, labels = source.read(np.arange(len(source)))
+    samples, labels = read_samples(source, np.arange(len(source)))
     assert samples.shape[1] == VALUES_PER_PATCH
     return samples, labels
 

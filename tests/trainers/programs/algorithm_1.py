@@ -19,7 +19,7 @@ from storage.records import ComponentSpec
 from tests.trainers.tiny_trial import LARGE, SMALL, VAL, switch_at, tiny_spec
 from trainers.checkpoint import Progress, TrainingState
 from trainers.communicator import Communicator, configure_threads
-from trainers.datasets import ArraySource
+from trainers.datasets import ArraySource, read_samples
 from trainers.train import Training, build_training, evaluate, train_epoch, warm_up
 
 EPOCHS = 2
@@ -95,7 +95,7 @@ def printed(training: Training) -> Arrays:
         permutation = np.random.default_rng([SPEC.seed, epoch]).permutation(WHOLE_LOADER_BATCHES)
         own = permutation[hvd.rank() :: hvd.size()]
         for start in range(0, len(own), SPEC.loader_batch_size):
-            yield training.train.read(own[start : start + SPEC.loader_batch_size])
+            yield read_samples(training.train, own[start : start + SPEC.loader_batch_size])
 
     states = {}
     for epoch in range(EPOCHS):
@@ -139,9 +139,9 @@ def short_last_batch(training: Training) -> Arrays:
 class WatchedSource(ArraySource):
     read_indices: list[np.ndarray] = dataclasses.field(default_factory=list)
 
-    def read(self, indices):
+    def read(self, indices, out):
         self.read_indices.append(indices)
-        return super().read(indices)
+        return super().read(indices, out)
 
 
 def named(prefix: str, state: TrainingState) -> Arrays:

@@ -1,0 +1,59 @@
+"""The whole way of BigEarthNet by its commands: archive, shards, training, report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from storage.trial_dir import TrialDir
+from tests.architecture.sources import REPOSITORY
+from tests.study.driver import WITHIN_S
+from trainers.bigearthnet import Version
+
+# TensorFlow starts twice in each.
+pytestmark = pytest.mark.timeout(600)
+
+# The paper's study, made small enough for this machine: the network, the batches and how long it trains.
+SMALL = (
+    "study.trials=1",
+    "training.epochs=2",
+    "training.loader_batch_size=8",
+    'model={name="small_resnet", width=4, blocks=[1]}',
+    'batch_policy={name="switch_at_epoch", small_global_batch_size=4, large_global_batch_size=16, switch_epoch=1}',
+    "dataset.augment=true",
+)
+
+
+def run(*command: str | Path) -> str:
+    ended = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, timeout=WITHIN_S
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("version", Version)
+def test_from_the_archive_to_the_report(version, tmp_path):
+    archive, shards, runs = tmp_path / "archive", tmp_path / "shards", tmp_path / "runs"
+    splits = archive / ("splits" if version is Version.V1 else "metadata.parquet")
+    dataset = ("-m", "trainers.datasets.bigearthnet")
+    changes = [*SMALL, f'dataset.path="{shards}"', f'study.runs_dir="{runs}"']
+    config = ("--config", "study/configs/bigearthnet.toml")
+
+    run(*dataset, "synthesize", "--patches", "40", "--version", version, "--out", archive)
+    run(*dataset, "prepare", "--archive", archive, "--version", version, "--splits", splits, "--out", shards)
+    closing = run("study/run.py", *config, *(word for change in changes for word in ("--set", change)))
+    compared = run("study/compare.py", "bigearthnet", "--runs-dir", runs)
+
+    [trial] = optuna.load_study(storage=f"sqlite:///{runs}/bigearthnet/study.db", study_name="bigearthnet").trials
+    sizes = json.loads((shards / "manifest.json").read_text())["splits"]
+    epochs = TrialDir(runs / "bigearthnet/trials/0000").attempt(1).read_metrics()
+    assert [metrics.samples for metrics in epochs] == [sizes["train"]["patches"] // 2 * 2] * 2
+    assert trial.user_attrs["epochs:global_batch_size"] == [4, 16]
+    for report in (closing, compared):
+        assert f"{trial.value:.4f}" in report
