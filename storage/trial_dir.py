@@ -2,6 +2,7 @@
 
     runs/STUDY/trials/0007/spec.json                what to train, written once, before the first attempt
     runs/STUDY/trials/0007/checkpoint.npz           the newest complete checkpoint, replaced by rename
+    runs/STUDY/trials/0007/attempt-01/begun         empty: a rank has begun; without it, the launcher failed
     runs/STUDY/trials/0007/attempt-01/metrics.jsonl one line per finished epoch, appended by rank 0
     runs/STUDY/trials/0007/attempt-01/communicator.json  what the ranks found out about themselves before epoch 0
     runs/STUDY/trials/0007/attempt-01/result.json   the attempt ended as it says; absent after a crash

@@ -1,76 +1,42 @@
-"""`make bench`: measures, and prints one table."""
+"""`make bench`: measures, and prints one table. ARGS="input slurm" measures only these."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import platform
-import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from cluster.attempt import AttemptRequest, rank_environment
-from cluster.launchers import RankLayout, launcher
+from tests.bench.input import measure_input
+from tests.bench.launch import measure_launch
+from tests.bench.table import Row, table
+from tests.bench.training import measure_training
 
-_CASES = [("small_resnet", 4), ("small_resnet", 32), ("efficientnet_b0", 2)]
-
-
-@dataclass(frozen=True)
-class Row:
-    what: str
-    model: str
-    micro_batch: int
-    ratio: float
-    target: str
-    met: bool | None
+_BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
+    "training": measure_training,
+    "input": measure_input,
+    "launch": measure_launch,
+}
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"of {', '.join(_BENCHMARKS)}; default: all")
+    chosen = parser.parse_args().benchmarks or list(_BENCHMARKS)
+    if unknown := set(chosen) - set(_BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(_BENCHMARKS)}")
     console = Console()
     rows: list[Row] = []
-    for model, micro_batch in _CASES:
-        with console.status(f"{model}, {micro_batch} samples a micro-batch"):
-            rows += measure_training(model, micro_batch)
-    table = Table(title=f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {_cpu_name()}", title_justify="left")
-    for heading in ("what", "model", "micro-batch", "ratio", "target", "met"):
-        table.add_column(heading, justify="left" if heading in ("what", "model") else "right")
-    for row in rows:
-        met = "" if row.met is None else "yes" if row.met else "NO"
-        table.add_row(row.what, row.model, str(row.micro_batch), f"{row.ratio:.2f}", row.target, met)
-    console.print(table)
-
-
-def measure_training(model: str, micro_batch: int) -> list[Row]:
-    """The trainer's four ratios, on two ranks and on one."""
-    two = _run_ranks(2, model, micro_batch)
-    one = _run_ranks(1, model, micro_batch)
-    faster, pipeline = two["algorithm_1_to_ours"], one["pipeline_to_bare_step"]
-    first = two["first_big_step_to_median"]
-    return [
-        Row("small phase: Algorithm 1 as printed / ours", model, micro_batch, faster, ">= 1.2", faster >= 1.2),
-        Row("pipeline and Horovod, 1 rank / bare step", model, micro_batch, pipeline, ">= 0.95", pipeline >= 0.95),
-        Row("first step after the switch / median", model, micro_batch, first, "<= 1.5", first <= 1.5),
-        Row("epoch before / after the switch", model, micro_batch, two["epoch_before_to_after"], "", None),
-    ]
-
-
-def _run_ranks(ranks: int, *arguments: object) -> dict[str, float]:
-    layout = RankLayout(nodes=1, ranks_per_node=ranks, cpus_per_rank=1)
-    program = (sys.executable, "-m", "tests.bench.training", *map(str, arguments))
-    request = AttemptRequest(Path(), 1, layout, "mpirun")
-    run = subprocess.run(
-        launcher("mpirun").argv(layout, program),
-        env={**rank_environment(request, os.environ), "TF_CPP_MIN_LOG_LEVEL": "2"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(next(line for line in run.stdout.splitlines() if line.startswith("{")))
+    for name in chosen:
+        with console.status(name):
+            rows += _BENCHMARKS[name]()
+    title = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {_cpu_name()}"
+    # As wide as it is, whatever the terminal: a folded row cannot be pasted.
+    Console(width=160).print(table(title, rows))
 
 
 def _cpu_name() -> str:

@@ -1,192 +1,46 @@
-"""The trainer's benchmark, run by each rank under mpirun: `python -m tests.bench.training MODEL MICRO_BATCH`.
-
-Rank 0 prints one JSON object. What is compared takes turns, one loader batch or one epoch each, so that a machine
-that slows down slows both.
-"""
+"""The trainer's benchmark: starts the ranks of tests/bench/training_ranks.py."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
+import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
-import keras
-import numpy as np
-import tensorflow as tf
+from cluster.attempt import AttemptRequest, rank_environment
+from cluster.launchers import RankLayout, launcher
+from tests.bench.table import Row
 
-from storage.records import ComponentSpec, EpochMetrics, TrialSpec
-from storage.trial_dir import TrialDir
-from trainers.checkpoint import Progress
-from trainers.communicator import Communicator, configure_threads
-from trainers.loader import read_batches, training_order
-from trainers.train import Training, build_training, train, train_epoch
-
-_SPLIT = 16
-_TURNS = 7
-# Image size per model: EfficientNet at 120 x 120 takes minutes per loader batch on a CPU.
-_IMAGE_SIZE = {"small_resnet": 32, "efficientnet_b0": 32}
+_CASES = [("small_resnet", 4), ("small_resnet", 32), ("efficientnet_b0", 2)]
 
 
-def main(model: str, micro_batch: int) -> None:
-    configure_threads(1, deterministic=False)
-    communicator = Communicator()
-    spec = _spec(model, micro_batch, communicator.world_size)
-    training = build_training(spec, communicator)
-    if communicator.world_size == 1:
-        result = {"pipeline_to_bare_step": pipeline_to_bare_step(training)}
-    else:
-        result = {"algorithm_1_to_ours": algorithm_1_to_ours(training), **switch_costs(training)}
-    if communicator.is_first:
-        print(json.dumps(result), flush=True)
+def measure_training() -> list[Row]:
+    """The trainer's four ratios, on two ranks and on one, for each case."""
+    return [row for model, micro_batch in _CASES for row in _measure(model, micro_batch)]
 
 
-def algorithm_1_to_ours(training: Training) -> float:
-    """Time of the small phase's loader batch by Algorithm 1 as printed, over ours."""
-    printed = _algorithm_1(training)
-    samples, labels = _one_loader_batch(training)
-
-    def ours() -> None:
-        training.train_step(samples, labels, tf.constant(_SPLIT)).numpy()
-
-    def as_printed() -> None:
-        printed(samples, labels)
-
-    return _ratio(as_printed, ours)
+def _measure(model: str, micro_batch: int) -> list[Row]:
+    two, one = (_run_ranks(ranks, model, micro_batch) for ranks in (2, 1))
+    case = f"{model}, micro-batch {micro_batch}"
+    return [
+        Row("small phase: Algorithm 1 as printed / ours", case, two["algorithm_1_to_ours"], ">= 1.2"),
+        Row("pipeline and Horovod, 1 rank / bare step", case, one["pipeline_to_bare_step"], ">= 0.95"),
+        Row("first step after the switch / median", case, two["first_big_step_to_median"], "<= 1.5"),
+        Row("epoch before / after the switch", case, two["epoch_before_to_after"]),
+    ]
 
 
-def pipeline_to_bare_step(training: Training) -> float:
-    """Throughput of an epoch of big batches, with loader and Horovod, over that of the step on a batch in memory."""
-    samples, labels = _one_loader_batch(training)
-    steps = len(training.train) // training.spec.loader_batch_size
-    plan = training.plan(training.policy.global_batch_sizes[-1])
-    state = training.state
-
-    @tf.function
-    def bare_step(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = state.model(training.dataset.to_model_input(samples), training=True)
-            loss = tf.reduce_mean(
-                tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
-            )
-        weights = [variable.value for variable in state.model.trainable_variables]
-        state.optimizer.apply(tape.gradient(loss, weights), state.model.trainable_variables)
-        return loss
-
-    def bare() -> None:
-        for _ in range(steps):
-            loss = bare_step(samples, labels)
-        loss.numpy()
-
-    def with_pipeline() -> None:
-        train_epoch(training, Progress(), plan, is_interrupted=lambda: False)
-
-    return _ratio(bare, with_pipeline)
-
-
-def switch_costs(training: Training) -> dict[str, float]:
-    """First big step after the switch over the median one, and epoch time after over before it."""
-    durations: list[float] = []
-
-    def timed_step(samples: tf.Tensor, labels: tf.Tensor, micro_batches: tf.Tensor) -> tf.Tensor:
-        started = time.perf_counter()
-        loss = training.train_step(samples, labels, micro_batches)
-        loss.numpy()
-        durations.append(time.perf_counter() - started)
-        return loss
-
-    epochs: list[EpochMetrics] = []
-    switch_epoch = training.spec.batch_policy.options["switch_epoch"]
-    with tempfile.TemporaryDirectory() as scratch:
-        attempt = TrialDir(Path(scratch)).new_attempt()
-        timed = dataclasses.replace(training, train_step=timed_step)
-        train(timed, attempt, is_interrupted=lambda: False, report=epochs.append)
-    if not training.communicator.is_first:
-        return {}
-    per_epoch = len(training.train) // training.spec.world_size // training.spec.loader_batch_size
-    # The warm-up's two steps come first.
-    big_steps = durations[2 + per_epoch * switch_epoch :]
-    return {
-        "first_big_step_to_median": big_steps[0] / median(big_steps[1:]),
-        "epoch_before_to_after": epochs[0].wall_s / median(m.wall_s for m in epochs[switch_epoch:]),
-    }
-
-
-def _algorithm_1(training: Training) -> Callable[[tf.Tensor, tf.Tensor], None]:
-    """The paper's Algorithm 1: np.array_split on the host, one compiled call per micro-batch."""
-    state = training.state
-    weights = [variable.value for variable in state.model.trainable_variables]
-
-    @tf.function(reduce_retracing=True)
-    def training_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = state.model(training.dataset.to_model_input(images), training=True)
-            loss = tf.reduce_mean(
-                tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
-            )
-        gradients = training.communicator.average_gradients(tape.gradient(loss, weights))
-        state.optimizer.apply(gradients, state.model.trainable_variables)
-        return loss
-
-    def run(images: tf.Tensor, labels: tf.Tensor) -> None:
-        images_split = np.array_split(images, _SPLIT)
-        labels_split = np.array_split(labels, _SPLIT)
-        for i in range(_SPLIT):
-            loss = training_step(images_split[i], labels_split[i])
-        loss.numpy()
-
-    return run
-
-
-def _ratio(numerator: Callable[[], None], denominator: Callable[[], None]) -> float:
-    """Median time of one over median time of the other, in turns, after one turn that is not counted."""
-    times: dict[Callable[[], None], list[float]] = {numerator: [], denominator: []}
-    for _ in range(1 + _TURNS):
-        for run in (numerator, denominator):
-            started = time.perf_counter()
-            run()
-            times[run].append(time.perf_counter() - started)
-    return median(times[numerator][1:]) / median(times[denominator][1:])
-
-
-def _one_loader_batch(training: Training) -> tuple[tf.Tensor, tf.Tensor]:
-    communicator = training.communicator
-    order = training_order(len(training.train), 0, 0, communicator.rank, communicator.world_size)
-    return next(read_batches(training.train, order, training.spec.loader_batch_size))
-
-
-def _spec(model: str, micro_batch: int, world_size: int) -> TrialSpec:
-    keras.utils.set_random_seed(0)
-    loader_batch_size = micro_batch * _SPLIT
-    return TrialSpec(
-        study_name="bench",
-        trial_number=0,
-        seed=0,
-        epochs=4,
-        world_size=world_size,
-        loader_batch_size=loader_batch_size,
-        model=ComponentSpec(model),
-        dataset=ComponentSpec(
-            "synthetic_bigearthnet",
-            {"train": 4 * loader_batch_size * world_size, "val": 8 * world_size, "size": _IMAGE_SIZE[model]},
-        ),
-        optimizer=ComponentSpec("sgd", {"learning_rate": 1e-5, "momentum": 0.9}),
-        batch_policy=ComponentSpec(
-            "switch_at_epoch",
-            {
-                "small_global_batch_size": micro_batch * world_size,
-                "large_global_batch_size": loader_batch_size * world_size,
-                "switch_epoch": 2,
-            },
-        ),
-        cache_dir=tempfile.gettempdir(),
-        checkpoint_every_epochs=4,
+def _run_ranks(ranks: int, *arguments: object) -> dict[str, float]:
+    layout = RankLayout(nodes=1, ranks_per_node=ranks, cpus_per_rank=1)
+    program = (sys.executable, "-m", "tests.bench.training_ranks", *map(str, arguments))
+    request = AttemptRequest(Path(), 1, layout, "mpirun")
+    run = subprocess.run(
+        launcher("mpirun").argv(layout, program),
+        env={**rank_environment(request, os.environ), "TF_CPP_MIN_LOG_LEVEL": "2"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    found: dict[str, float] = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("{")))
+    return found

@@ -110,8 +110,8 @@ def test_a_finished_trial_leaves_these_files_and_no_others(uninterrupted):
 
     files = {str(path.relative_to(trial_dir)) for path in trial_dir.rglob("*") if path.is_file()}
 
-    attempt = {f"attempt-01/{name}" for name in ("communicator.json", "log.txt", "metrics.jsonl", "result.json")}
-    assert files == {"spec.json", "checkpoint.npz", *attempt}
+    names = ("begun", "communicator.json", "log.txt", "metrics.jsonl", "result.json")
+    assert files == {"spec.json", "checkpoint.npz", *(f"attempt-01/{name}" for name in names)}
 
 
 def test_the_runner_relays_every_epoch_once(uninterrupted):
