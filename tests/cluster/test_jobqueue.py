@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.attempt import AttemptRequest, rank_command, rank_environment
-from cluster.jobqueue import StudyJobs, cluster_arguments, submission_environment
-from cluster.profile import SiteProfile, load_site, site_names
+from cluster.jobqueue import cluster_arguments, submission_environment
+from cluster.profile import load_site, site_names
 from cluster.quiet_dask import QuietScheduler
 from cluster.slurm import job_script
+from tests.cluster.site_golden import JOBS, golden_path, rendered
 
-GOLDEN = Path(__file__).with_name("golden")
-JOBS = StudyJobs("demo", Path("/shared/runs/demo"), python="/opt/env/bin/python", root=Path("/opt/switchyard"))
 SLURM_SITES = [name for name in site_names() if load_site(name).slurm is not None]
-
-
-def rendered(profile: SiteProfile) -> str:
-    """The job script, the command of the ranks and what the site adds to their environment."""
-    request = AttemptRequest(
-        Path("/shared/runs/demo/trials/0007"),
-        2,
-        profile.layout(cores=8),
-        profile.launcher,
-        profile.launcher_options,
-        profile.rank_environment,
-    )
-    argv = tuple(Path(part).name if part.endswith("/python") else part for part in rank_command(request))
-    added = {name: value for name, value in rank_environment(request, {}).items() if name not in ("PATH", "PYTHONPATH")}
-    script = job_script(profile, profile.slurm, JOBS) if profile.slurm else "# no job: the ranks run on this machine\n"
-    lines = [shlex.join(argv), "", *(f"{name}={value}" for name, value in sorted(added.items()))]
-    return script + "\n# the ranks, on the job's first node\n" + "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize("site", site_names())
 def test_the_job_and_the_rank_command_of_a_site_are_the_golden_ones(site: str) -> None:
-    golden = GOLDEN / f"site_{site}.txt"
-    assert rendered(load_site(site)) == golden.read_text()
+    assert rendered(load_site(site)) == golden_path(site).read_text()
 
 
 @pytest.mark.parametrize("queue", ["gpu--mem-large", "gpu-n", "--cpus-per-task="])
