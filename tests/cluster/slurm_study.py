@@ -159,12 +159,12 @@ class SlurmStudy:
         return TrialDir(self.study_dir / "trials" / f"{number:04d}")
 
     def wait_for_held_ranks(self, attempt: int, trial: int = 0) -> None:
-        """Until all ranks of this attempt wait in mid-epoch, at `hold_at_read`.
+        """Until all ranks of this attempt wait in mid-epoch, before batch `hold_at_read`.
 
         Raises:
             TimeoutError: They do not, or the driver has ended.
         """
-        markers = [self._marker(attempt, rank) for rank in range(self.nodes * self.ranks_per_node)]
+        markers = self._markers(trial, attempt)
 
         def all_held() -> bool:
             if self.driver.poll() is not None:
@@ -177,17 +177,18 @@ class SlurmStudy:
             log = self.trial(trial).attempt(attempt).log_tail(1000)
             raise TimeoutError(f"attempt {attempt} never waits; its log: {log}; the driver: {self.output}") from error
 
-    def release_ranks(self, attempt: int) -> None:
+    def release_ranks(self, attempt: int, trial: int = 0) -> None:
         """Let the waiting ranks of this attempt go on."""
-        for rank in range(self.nodes * self.ranks_per_node):
-            self._marker(attempt, rank).unlink(missing_ok=True)
+        for marker in self._markers(trial, attempt):
+            marker.unlink(missing_ok=True)
 
     def hold_no_more(self) -> None:
         """Let the ranks of attempts to come train to the end."""
         (self.folder / "held-no-more").touch()
 
-    def _marker(self, attempt: int, rank: int) -> Path:
-        return self.folder / f"held-{attempt}-{rank}"
+    def _markers(self, trial: int, attempt: int) -> list[Path]:
+        held = f"held-{self.trial(trial).path.name}-{attempt}"
+        return [self.folder / f"{held}-{rank}" for rank in range(self.nodes * self.ranks_per_node)]
 
     def wait_for_output(self, text: str, within_s: float) -> None:
         try:

@@ -9,13 +9,14 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster.sandbox import Isolation, Sandbox, SandboxShape
 from tests.cluster.slurm_study import START_S, SlurmStudy
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes networks")
@@ -41,6 +42,9 @@ def study(sandbox: Sandbox, tmp_path: Path) -> Iterator[SlurmStudy]:
         if not sandbox.processes(node):
             sandbox.start_node(node)
             sandbox.wait_for_state(node, "idle", within_s=30)
+
+
+Fault = Callable[[SlurmStudy, str], None]
 
 
 def cancel_job(study: SlurmStudy, job: str) -> None:
@@ -100,6 +104,29 @@ def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> Non
     study.require_complete()
     # Each fault ended an attempt; the allocation that lost a node may have ended another.
     assert len(study.attempt_ends()) > len(faults), study.attempt_ends()
+
+
+@pytest.mark.parametrize("fault", [cancel_job, lose_other_node])
+def test_what_happens_to_one_trial_is_nothing_to_the_other(study: SlurmStudy, fault: Fault) -> None:
+    study.trials, study.jobs, study.epochs = 2, 2, 3
+    study.hold_at_read, study.stall_s = IN_THE_SECOND_EPOCH, 120
+    study.start()
+    for trial in range(2):
+        study.wait_for_held_ranks(attempt=1, trial=trial)
+    study.hold_no_more()
+    fault(study, study.job_ids()[0])
+    # While one trial goes on elsewhere, the other one waits; its ranks would otherwise have ended long ago.
+    wait_until(lambda: any(len(study.trial(trial).attempts()) > 1 for trial in range(2)), START_S)
+    for trial in range(2):
+        study.release_ranks(attempt=1, trial=trial)
+
+    assert study.wait_for_end(2 * START_S) == 0, study.output
+    study.require_nothing_left()
+    study.require_complete()
+    ends = sorted((study.attempt_ends(trial) for trial in range(2)), key=len)
+    assert ends[0] == ["ended"]
+    assert ends[1][-1] == "ended"
+    assert "ended" not in ends[1][:-1]
 
 
 def test_a_trial_outlives_its_drivers(study: SlurmStudy) -> None:

@@ -89,7 +89,7 @@ class Run:
 
 def held_ranks(request: AttemptRequest) -> list[int]:
     """Wait until all ranks are held in mid-epoch; their process ids, in rank order."""
-    held = f"held-{request.attempt_number}"
+    held = f"held-{request.trial_dir.name}-{request.attempt_number}"
     markers = [request.attempt.path / f"{held}-{rank}" for rank in range(request.layout.world_size)]
     wait_until(lambda: all(marker.exists() for marker in markers), DEADLINE_S)
     return [int(marker.read_text()) for marker in markers]

@@ -18,6 +18,7 @@ from trainers.bigearthnet.plan import OFFICIAL_ARCHIVE_SIZE, OFFICIAL_SIZES
 from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.prepared import read_names
 from trainers.bigearthnet.split_lists import STATUS_OF_SPLIT, SplitLists, Status, read_split_lists
+from trainers.bigearthnet.synthesize import MIN_PATCHES, synthesize
 from trainers.datasets import Split, bigearthnet, read_samples
 
 DATA = Path(__file__).resolve().parents[4] / "shared/data"
@@ -110,3 +111,21 @@ def test_resampling_of_real_patches_on_the_device_is_gdals(version, prepared):
             expected = tiff.read(1, out_shape=(120, 120), resampling=Resampling.bilinear)
         actual = images[..., index] * np.float32(band.std) + np.float32(band.mean)
         assert abs(actual - expected.astype(np.float32)).max() <= 0.51
+
+
+def test_practice_files_have_the_tags_of_real_ones(version, tmp_path):
+    synthesize(version, MIN_PATCHES, tmp_path)
+
+    assert kinds_of_files(tmp_path) == kinds_of_files(PATCHES / version)
+
+
+def kinds_of_files(archive: Path) -> dict[str, set[str]]:
+    """For each band, all that its files say of themselves but for the place on Earth."""
+    kinds: dict[str, set[str]] = {}
+    for path in archive.rglob("*.tif"):
+        with rasterio.open(path) as tiff:
+            profile = {name: value for name, value in tiff.profile.items() if name not in ("crs", "transform")}
+            place = (tiff.crs.to_epsg() // 100, tiff.transform.a, tiff.transform.e)
+            said = (profile, place, tiff.tags(), tiff.tags(ns="IMAGE_STRUCTURE"), tiff.tags(1), tiff.colorinterp)
+        kinds.setdefault(path.stem.rpartition("_")[2], set()).add(str(said))
+    return kinds

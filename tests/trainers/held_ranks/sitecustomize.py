@@ -1,8 +1,8 @@
 """Holds ranks in the middle of an epoch. Python imports it at its start, when this folder is on PYTHONPATH.
 
 Before a rank reads batch number HOLD_AT_READ, counted from 1 over training and validation, it writes its process id to
-HOLD_DIR/held-ATTEMPT-RANK and waits until it is signalled or the file is taken away. Where HOLD_DIR/held-no-more is, it
-does not. So a test needs no luck to meet a trial in mid-epoch, on however fast a machine.
+HOLD_DIR/held-TRIAL-ATTEMPT-RANK and waits until it is signalled or the file is taken away. Where HOLD_DIR/held-no-more
+is, it does not. So a test needs no luck to meet a trial in mid-epoch, on however fast a machine.
 """
 
 import os
@@ -16,9 +16,11 @@ if "PMIX_RANK" in os.environ and "HOLD_AT_READ" in os.environ:
     from trainers.datasets import ArraySource
 
     hold_at = int(os.environ["HOLD_AT_READ"])
-    attempt = next(word.partition("=")[2] for word in sys.orig_argv if word.startswith("--attempt="))
+    words = sys.orig_argv
+    trial = Path(words[words.index("trainers") + 1]).name
+    attempt = next(word.partition("=")[2] for word in words if word.startswith("--attempt="))
     folder = Path(os.environ["HOLD_DIR"])
-    marker = folder / f"held-{attempt}-{os.environ['PMIX_RANK']}"
+    marker = folder / f"held-{trial}-{attempt}-{os.environ['PMIX_RANK']}"
     signalled, note = os.pipe()
     os.set_blocking(note, False)
     signal.set_wakeup_fd(note)
