@@ -39,15 +39,15 @@ def run(*command: str | Path) -> str:
 
 @pytest.mark.parametrize("version", Version)
 def test_from_the_archive_to_the_report(version, tmp_path):
-    archive, shards, runs = tmp_path / "archive", tmp_path / "shards", tmp_path / "runs"
+    archive, shards, runs, node = (tmp_path / name for name in ("archive", "shards", "runs", "node"))
     splits = archive / ("splits" if version is Version.V1 else "metadata.parquet")
     dataset = ("-m", "trainers.datasets.bigearthnet")
-    changes = [*SMALL, f'dataset.path="{shards}"', f'study.runs_dir="{runs}"']
+    paths = [f'dataset.path="{shards}"', f'dataset.node_cache="{node}"', f'study.runs_dir="{runs}"']
     config = ("--config", "study/configs/bigearthnet.toml")
 
     run(*dataset, "synthesize", "--patches", "40", "--version", version, "--out", archive)
     run(*dataset, "prepare", "--archive", archive, "--version", version, "--splits", splits, "--out", shards)
-    closing = run("study/run.py", *config, *(word for change in changes for word in ("--set", change)))
+    closing = run("study/run.py", *config, *(word for change in (*SMALL, *paths) for word in ("--set", change)))
     compared = run("study/compare.py", "bigearthnet", "--runs-dir", runs)
 
     [trial] = optuna.load_study(storage=f"sqlite:///{runs}/bigearthnet/study.db", study_name="bigearthnet").trials
@@ -55,5 +55,8 @@ def test_from_the_archive_to_the_report(version, tmp_path):
     epochs = TrialDir(runs / "bigearthnet/trials/0000").attempt(1).read_metrics()
     assert [metrics.samples for metrics in epochs] == [sizes["train"]["patches"] // 2 * 2] * 2
     assert trial.user_attrs["epochs:global_batch_size"] == [4, 16]
+    # Both ranks read one copy in the node's memory, of the splits that a training uses.
+    assert {path.parent.name for path in node.rglob("*.u16")} == {"train", "val"}
+    assert not list(node.rglob("*.part"))
     for report in (closing, compared):
         assert f"{trial.value:.4f}" in report
