@@ -283,7 +283,10 @@ class SlurmPool:
                 slurm_queue.cancel(left)
                 self._say(f"cancelled what an earlier driver left in the queue: job {', '.join(left)}")
         except SlurmCommandError as error:
-            raise SlurmError(f"Slurm does not answer: {error}. Run this on a login node of the cluster.") from error
+            raise SlurmError(
+                f"Slurm does not answer: {error}. Run this on a login node of the cluster, or, for a sandbox, "
+                "in a shell that has evaluated what `python -m cluster.sandbox status` prints first."
+            ) from error
 
     def _say(self, notice: str) -> None:
         self._notices.append(notice)

@@ -85,11 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from storage.endpoint import STORAGE_VARIABLE, StorageError, open_existing_storage, parse_public_url
 
+    console = Console(stderr=True)
     text, where = arguments.storage, "--storage"
     if text is None:
-        text, where = os.environ.get(STORAGE_VARIABLE, ""), STORAGE_VARIABLE
-    console = Console(stderr=True)
+        text, where = os.environ.get(STORAGE_VARIABLE), STORAGE_VARIABLE
     try:
+        if not text:
+            raise StorageError(
+                f"no database is named; give --storage sqlite:///runs/STUDY/study.db or set {STORAGE_VARIABLE}."
+            )
         application = wsgi(open_existing_storage(parse_public_url(text, where)))
         server = make_server(_HOST, arguments.port, application, _ThreadingServer, _SilentHandler)
     except (StorageError, OSError, OverflowError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
@@ -35,8 +37,14 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
             reason = escape(str(attributes.get("reason")))
             table.add_row(f"trial {trial.number}", f"{attributes.get('outcome')}: {reason}")
     table.add_row("database", escape(storage_url))
-    table.add_row("dashboard", escape(f"python study/dashboard.py --storage {storage_url}"))
+    table.add_row("dashboard", escape(f"{_python()} study/dashboard.py --storage {storage_url}"))
     return table
+
+
+def _python() -> str:
+    """The Python that runs this, as a person would type it here."""
+    here, python = Path.cwd(), Path(sys.executable)
+    return str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
 
 
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:

@@ -28,6 +28,7 @@ from tests.waiting import wait_until
 _ROUNDS = 3
 _TRIALS = 3
 _NODES = 2
+_SBATCH = ("sbatch", f"--nodes={_NODES}", "--ntasks-per-node=1", "--gres=gpu:1", "--mem=8G", "--output=/dev/null")
 
 
 class Timing(NamedTuple):
@@ -85,7 +86,7 @@ def _run_jobs(study: SlurmStudy, folder: Path) -> Timing:
         command = shlex.join(launcher("srun").argv(layout, program))
         request = AttemptRequest(trial.path, 1, layout, "srun", environment={"SWITCHYARD_SLOWEST_DATA_PLANE": "mpi"})
         subprocess.run(
-            ("sbatch", f"--nodes={_NODES}", "--ntasks-per-node=1", "--gres=gpu:1", "--mem=8G", f"--wrap={command}"),
+            (*_SBATCH, f"--wrap={command}"),
             env=study.sandbox.environ | rank_environment(request, os.environ),
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,

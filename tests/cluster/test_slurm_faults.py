@@ -24,6 +24,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes netwo
 # Two ranks with 128 + 16 samples each, in batches of 8: 18 reads an epoch.
 IN_THE_SECOND_EPOCH = 20
 
+# Of a job of the test's own, whose output would lie in this project.
+QUIET = ("--output=/dev/null",)
+
 SHAPE = SandboxShape(nodes=4, gpus_per_node=1, slurmd_timeout_s=5)
 
 
@@ -78,7 +81,7 @@ def lose_other_node(study: SlurmStudy, job: str) -> None:
 
 def preempt_job(study: SlurmStudy, job: str) -> None:
     nodes = str(len(study.sandbox.layout.nodes))
-    study.sandbox.run("sbatch", "--partition=urgent", f"--nodes={nodes}", "--exclusive", "--wrap", "sleep 3")
+    study.sandbox.run("sbatch", "--partition=urgent", f"--nodes={nodes}", "--exclusive", *QUIET, "--wrap", "sleep 3")
 
 
 def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> None:
@@ -149,7 +152,8 @@ def test_a_trial_outlives_its_drivers(study: SlurmStudy) -> None:
 
 def test_jobs_of_a_killed_driver_that_never_started_are_cancelled_by_the_next_one(study: SlurmStudy) -> None:
     study.epochs = 1
-    blocker = study.sandbox.run("sbatch", "--parsable", "--nodes=4", "--gres=gpu:1", "--wrap", "sleep 600").strip()
+    blocking = ("--parsable", "--nodes=4", "--gres=gpu:1", *QUIET, "--wrap", "sleep 600")
+    blocker = study.sandbox.run("sbatch", *blocking).strip()
     study.pending_notice_s = 3
     study.start()
     study.wait_for_output("has been waiting in the queue", 60)

@@ -17,6 +17,7 @@ from rich.text import Text
 from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.prepared import Manifest, read_manifest
+from trainers.bigearthnet.split_lists import V2_TABLE
 from trainers.bigearthnet.statistics import band_statistics
 from trainers.bigearthnet.synthesize import synthesize
 from trainers.datasets import DatasetError, Split
@@ -34,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
             _show_statistics(parsed, console)
         else:
             synthesize(parsed.version, parsed.patches, parsed.out, parsed.seed)
+            lists = parsed.out / ("splits" if parsed.version is Version.V1 else V2_TABLE)
+            print(
+                f"{parsed.patches} patches are in {parsed.out}. Next: python -m trainers.datasets.bigearthnet prepare "
+                f"--version {parsed.version} --archive {parsed.out} --splits {lists} --out {parsed.out / 'shards'}"
+            )
     except (PrepareError, DatasetError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return _EXIT_BAD_INPUT
