@@ -246,8 +246,8 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(mode=0o700)
     except FileExistsError as error:
         raise SandboxError(
-            f"{directory} exists; use the sandbox that is in it (`status` says how), `down` it, or choose another --name "
-            "or --dir."
+            f"{directory} exists; use the sandbox that is in it (`status` says how), `down` it, or choose another "
+            "--name or --dir."
         ) from error
     except OSError as error:
         raise SandboxError(f"{directory} cannot be made ({error.strerror}); choose another --dir.") from error
