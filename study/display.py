@@ -52,9 +52,9 @@ class LiveDisplay:
         if number in self._rows:
             self._rows[number].metrics = metrics
 
-    def trial_waits(self, number: int, reason: str) -> None:
+    def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None:
         self._rows.pop(number, None)
-        self._live.console.print(f"trial {number:>3}  [yellow]{escape(reason)}[/]: goes on from its checkpoint")
+        self._live.console.print(f"trial {number:>3}  [yellow]{escape(reason)}[/]: {_outlook(has_checkpoint)}")
 
     def trial_finished(self, number: int, tell: Tell) -> None:
         row = self._rows.pop(number, None)
@@ -114,8 +114,8 @@ class PlainDisplay:
             f"{metrics.samples_per_s:.0f} images/s"
         )
 
-    def trial_waits(self, number: int, reason: str) -> None:
-        self._say(f"trial {number} {reason}: goes on from its checkpoint")
+    def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None:
+        self._say(f"trial {number} {reason}: {_outlook(has_checkpoint)}")
 
     def trial_finished(self, number: int, tell: Tell) -> None:
         value = "" if tell.value is None else f" value {tell.value:.4f}"
@@ -134,6 +134,10 @@ class PlainDisplay:
 def format_parameters(parameters: dict[str, object]) -> str:
     """name=value pairs, short enough for a table."""
     return " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items())
+
+
+def _outlook(has_checkpoint: bool) -> str:
+    return "goes on from its checkpoint" if has_checkpoint else "starts again, it had no checkpoint"
 
 
 def _verdict(tell: Tell, row: _Row | None) -> str:

@@ -46,7 +46,7 @@ class View(Protocol):
 
     def epoch_finished(self, number: int, metrics: EpochMetrics) -> None: ...
 
-    def trial_waits(self, number: int, reason: str) -> None: ...
+    def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None: ...
 
     def trial_finished(self, number: int, tell: Tell) -> None: ...
 
@@ -204,7 +204,7 @@ class StudyLoop:
                 raise StudyHaltedError(reason, trial.directory)
             case TryAgain(reason):
                 self._ledger.record_attempts(trial.number, trial.ends)
-                self._view.trial_waits(trial.number, reason)
+                self._view.trial_waits(trial.number, reason, trial.directory.checkpoint_path.exists())
                 self._waiting.append(trial)
 
     def _note_launch(self, trial: ActiveTrial, end: AttemptEnd, worker: str) -> None:

@@ -54,7 +54,8 @@ def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _count_outcomes(trials: Sequence[FrozenTrial]) -> str:
-    outcomes = [str(t.user_attrs.get("outcome", t.state.name.lower())) for t in trials]
+    # Without an outcome it is still "running" to the database, but no longer to this driver.
+    outcomes = [str(t.user_attrs.get("outcome", "unfinished")) for t in trials]
     return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
 
 

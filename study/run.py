@@ -170,6 +170,7 @@ def _describe(
     config: StudyConfig, profile: SiteProfile, layout: RankLayout, slots: int, storage_url: str, console: Console
 ) -> None:
     """What a run would do; nothing is stored, submitted or made."""
+    from rich.markup import escape
     from rich.table import Table
 
     from cluster.attempt import AttemptRequest, rank_command
@@ -181,8 +182,9 @@ def _describe(
     table.add_row("trials", f"{config.study.trials} in all, {slots} at once, {config.training.epochs} epochs each")
     table.add_row("site", f"{profile.name}: {layout.nodes} nodes x {layout.ranks_per_node} ranks a trial")
     table.add_row("threads per rank", str(layout.cpus_per_rank))
-    for kind, component in config.component_specs(_sampled_names(config)).items():
-        table.add_row(kind, f"{component.name} {component.options or ''}")
+    for kind, component in config.component_specs(config.search_space.parameters()).items():
+        options = "".join(f"\n  {name} = {value}" for name, value in component.options.items())
+        table.add_row(kind, escape(f"{component.name}{options}"))
     table.add_row("sampler", f"{config.study.sampler}, seed {config.study.seed}")
     table.add_row("database", storage_url)
     table.add_row("rank command", shlex.join(rank_command(request)))
@@ -205,10 +207,6 @@ def _describe_jobs(config: StudyConfig, profile: SiteProfile, slurm: SlurmSettin
         f"{nodes * slurm.walltime_s / 3600:g} if these jobs last their whole walltime. They end earlier when no trial "
         "is left for them; where the study is longer, others follow.",
     )
-
-
-def _sampled_names(config: StudyConfig) -> dict[str, str]:
-    return {name: f"<{p.type}>" for name, p in config.search_space.parameters().items()}
 
 
 def _storage_url(config: StudyConfig, arguments: argparse.Namespace) -> tuple[str, str]:

@@ -31,6 +31,9 @@ class FloatRange(_Range):
     high: FiniteFloat
     log: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', log' * self.log}"
+
     def suggest(self, trial: optuna.Trial, name: str) -> float:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
@@ -48,6 +51,9 @@ class IntRange(_Range):
             raise ValueError(f"step={self.step} with log=true; a logarithmic range has no step")
         return self
 
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}{', log' * self.log}{f', step {self.step}' * (self.step > 1)}"
+
     def suggest(self, trial: optuna.Trial, name: str) -> int:
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
 
@@ -57,6 +63,9 @@ class Choices(BaseModel):
 
     type: Literal["categorical"]
     choices: tuple[Scalar, ...] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(str, self.choices))
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         return trial.suggest_categorical(name, self.choices)

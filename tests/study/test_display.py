@@ -70,9 +70,13 @@ def test_a_completed_trial_is_shown(show):
 def test_a_trial_that_goes_on_later_says_why(show):
     def happen(view: View) -> None:
         view.trial_started(7, 1, {})
-        view.trial_waits(7, "interrupted (exit code 137)")
+        view.trial_waits(7, "interrupted (exit code 137)", has_checkpoint=True)
+        view.trial_waits(8, "interrupted (exit code 9)", has_checkpoint=False)
 
-    assert "interrupted (exit code 137): goes on from its checkpoint" in show(happen)
+    seen = show(happen)
+
+    assert "interrupted (exit code 137): goes on from its checkpoint" in seen
+    assert "interrupted (exit code 9): starts again, it had no checkpoint" in seen
 
 
 @pytest.mark.parametrize("reason", ["by allocator mklcpu [Op:Add]", "no such group [/train]", "[red]"])
@@ -80,7 +84,7 @@ def test_what_others_say_is_shown_as_it_is_brackets_and_all(show, reason):
     def happen(view: View) -> None:
         view.trial_started(7, 1, {"choice": "[/a]"})
         view.notice(reason)
-        view.trial_waits(7, reason)
+        view.trial_waits(7, reason, has_checkpoint=True)
         view.trial_started(7, 2, {"choice": "[/a]"})
         view.trial_finished(7, Tell(Finish.FAIL, None, "crashed", reason))
 

@@ -88,7 +88,7 @@ def test_it_shows_a_url_as_it_is():
 def test_without_a_finished_trial_it_is_short_and_does_not_fail():
     running = create_trial(state=TrialState.RUNNING)
 
-    assert "1 running" in render(running)
+    assert "1 unfinished" in render(running)
     assert "best trial" not in render(running)
     assert "best trial" not in render()
 
