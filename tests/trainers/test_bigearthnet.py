@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from cluster.attempt import AttemptRequest, rank_environment
 from cluster.launchers import RankLayout, launcher
 from storage.records import ComponentSpec, Outcome, TrialSpec
 from storage.trial_dir import TrialDir
+from tests.small_disk import NoPrivateMountsError, SmallDisk, mount_small_disk
 from trainers.bigearthnet import Version
 from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.shard_source import RUN, ShardSource
@@ -163,6 +167,89 @@ def test_ranks_of_a_node_share_one_copy_in_its_memory(prepared, tmp_path):
     assert all(path.is_relative_to(tmp_path) for path in copies)
     for one, other in zip(read_samples(second, np.arange(5)), read_samples(first, np.arange(5)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture
+def small_disk(tmp_path_factory) -> Iterator[SmallDisk]:
+    try:
+        with mount_small_disk(tmp_path_factory.mktemp("disk")) as disk:
+            yield disk
+    except NoPrivateMountsError as error:
+        pytest.skip(f"no private mounts here: {error}")
+
+
+def free_bytes(disk: SmallDisk) -> int:
+    return shutil.disk_usage(disk.outside_path).free
+
+
+def test_a_node_without_the_room_reads_the_shared_files_and_says_so_once(prepared, small_disk):
+    (small_disk.outside_path / "other").write_bytes(bytes(7 * 2**20))
+    free_before = free_bytes(small_disk)
+    program = (
+        "from trainers.datasets import Split, bigearthnet\n"
+        f"dataset = bigearthnet.build('', path={str(prepared)!r}, node_cache={str(small_disk.outside_path)!r})\n"
+        "print(dataset.open(Split.TRAIN).paths[0].parent)"
+    )
+    layout = RankLayout(nodes=1, ranks_per_node=2, cpus_per_rank=1)
+    environment = rank_environment(AttemptRequest(small_disk.path, 1, layout, "mpirun"), os.environ)
+
+    answer = subprocess.run(
+        launcher("mpirun").argv(layout, (sys.executable, "-c", program)),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines() == [str(prepared / "train")] * 2
+    assert answer.stderr.count("the train split is read from") == 1
+    assert re.search(r"node_cache='/proc/.*' on \S+: 0.\d+ GiB can be used and 0.\d+ GiB are needed;", answer.stderr)
+    assert free_before - free_bytes(small_disk) < 2**16
+
+
+def test_a_node_that_fills_up_while_shards_are_copied_keeps_none_of_them(prepared, small_disk, monkeypatch, caplog):
+    def say_there_is_room_and_take_it(path: Path) -> object:
+        usage = disk_usage(path)
+        (small_disk.outside_path / "other").write_bytes(bytes(usage.free - 2 * 2**20))
+        return usage
+
+    disk_usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", say_there_is_room_and_take_it)
+    dataset = bigearthnet.build("", path=str(prepared), node_cache=str(small_disk.outside_path))
+
+    source = dataset.open(Split.TRAIN)
+
+    assert {path.parent for path in source.paths} == {prepared / "train"}
+    assert "No space left on device; the train split is read from" in caplog.text
+    assert not [path for path in small_disk.outside_path.rglob("*") if path.suffix in {".u16", ".part"}]
+
+
+def test_the_room_for_mpi_and_nccl_is_left_free(prepared, small_disk):
+    shards = (prepared / "train").glob("*.u16")
+    room = sum(path.stat().st_size for path in shards) + 2**17
+    (small_disk.outside_path / "other").write_bytes(bytes(free_bytes(small_disk) - room))
+    dataset = bigearthnet.build("", path=str(prepared), node_cache=str(small_disk.outside_path))
+
+    assert not dataset.open(Split.TRAIN).paths[0].is_relative_to(small_disk.outside_path)
+
+
+def test_what_a_killed_rank_left_half_copied_makes_room(prepared, tmp_path):
+    dataset = bigearthnet.build("", path=str(prepared), node_cache=str(tmp_path))
+    [shard, *_] = dataset.open(Split.TRAIN).paths
+    shard.rename(shard.with_name("99999.part"))
+
+    dataset.open(Split.TRAIN)
+
+    assert shard.exists()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_node_cache_that_cannot_be_written_to_is_an_error_that_names_it(prepared, tmp_path):
+    (tmp_path / "file").touch()
+    dataset = bigearthnet.build("", path=str(prepared), node_cache=str(tmp_path / "file"))
+
+    with pytest.raises(DatasetError, match=r"node_cache='.*/file': .*Not a directory.*; name a folder"):
+        dataset.open(Split.TRAIN)
 
 
 @pytest.mark.parametrize(

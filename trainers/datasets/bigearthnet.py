@@ -6,8 +6,13 @@ twelve full-size bands. The device cuts it up, standardises it and brings the co
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import shutil
+import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +21,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
-from trainers.bigearthnet.bands import BAND_SETS, PATCH_SIZE, Band
+from storage.trial_dir import is_disk_full
+from trainers.bigearthnet.bands import BAND_SETS, BYTES_PER_PATCH, PATCH_SIZE, Band
 from trainers.bigearthnet.labels import CLASSES
-from trainers.bigearthnet.prepared import Manifest, read_labels, read_manifest
+from trainers.bigearthnet.prepared import Manifest, ShardEntry, read_labels, read_manifest
 from trainers.bigearthnet.shard_source import ShardSource
 from trainers.datasets import DatasetError, Split
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+_LOG = logging.getLogger(__name__)
+
 _RESAMPLINGS = ("bilinear", "nearest")
+
+# Of the node cache's file system, for others: MPI and NCCL keep buffers in /dev/shm, too, and when it is full they die
+# without a word.
+_LEFT_FREE = 0.05
 
 
 def build(
@@ -49,7 +61,8 @@ def build(
         shuffle_window: Samples of a rank that are mixed with one another; more than a loader batch mixes better, and
             reads less in one piece.
         node_cache: A folder in the node's memory, such as one under /dev/shm, into which the splits that are used are
-            copied once for all ranks of the node. Whoever made the allocation removes it.
+            copied once for all ranks of the node. The files stay for the next trial; nothing here removes them. Where
+            they do not fit, the shared files are read.
 
     Raises:
         DatasetError: The data are not there or not whole, or an option is out of its range.
@@ -103,7 +116,7 @@ class BigEarthNet:
         """The samples of one split.
 
         Raises:
-            DatasetError: The labels are not there, or the node's memory has no room.
+            DatasetError: The labels are not there or not these patches', or the node cache cannot be written to.
         """
         shards = self.manifest.splits[split].shards
         folder = self.folder if self.node_cache is None else self._copy_to_node(split, self.node_cache)
@@ -134,7 +147,7 @@ class BigEarthNet:
 
         Args:
             images: float32 [n, height, width, bands].
-            seed: int32 [2]; the same seed gives the same turns.
+            seed: int64 [2]; the same seed gives the same turns.
         """
         import tensorflow as tf
 
@@ -156,24 +169,31 @@ class BigEarthNet:
         return tf.image.resize(images, [PATCH_SIZE, PATCH_SIZE], method=self.resampling)
 
     def _copy_to_node(self, split: Split, cache: Path) -> Path:
-        """Copy the shards of a split that are not in the node's memory yet. The first rank of a node copies."""
-        target = cache / self._fingerprint
+        """Copy the shards of a split that are not in the node's memory yet; gives the folder to read from.
+
+        The first rank of a node copies, the others wait. Without room for the whole split, the shared files are read.
+        """
+        target, shards = cache / self._fingerprint, self.manifest.splits[split].shards
         try:
             (target / split).mkdir(parents=True, exist_ok=True)
             with FileLock(target / f"{split}.lock"):
-                for shard in self.manifest.splits[split].shards:
-                    source, copy = self.folder / shard.path, target / shard.path
-                    if not copy.exists():
-                        # One name for all: a copy that a killed rank left half done is written over.
-                        scratch = copy.with_suffix(".part")
-                        shutil.copyfile(source, scratch)
-                        scratch.replace(copy)
+                try:
+                    _copy_missing(self.folder, target, split, shards)
+                except OSError:
+                    # Nobody reads a split of which shards are missing, and its memory may be the training's.
+                    shutil.rmtree(target / split, ignore_errors=True)
+                    raise
         except OSError as error:
-            raise DatasetError(
-                f"node_cache={str(cache)!r}: {error}; the {split} split needs "
-                f"{sum((self.folder / s.path).stat().st_size for s in self.manifest.splits[split].shards) / 2**30:.1f} "
-                "GiB there. Make room, or leave node_cache out."
-            ) from error
+            if not is_disk_full(error):
+                raise DatasetError(
+                    f"node_cache={str(cache)!r}: {error}; name a folder that can be written to, or leave it out."
+                ) from error
+            if _is_first_of_node():
+                _LOG.warning(
+                    "node_cache=%r on %s: %s; the %s split is read from %s instead. Make room, or leave it out.",
+                    *(str(cache), socket.gethostname(), error.strerror, split, self.folder),
+                )
+            return self.folder
         return target
 
     @cached_property
@@ -183,6 +203,31 @@ class BigEarthNet:
 
         checksums = "".join(shard.sha256 for split in self.manifest.splits.values() for shard in split.shards)
         return f"bigearthnet-{hashlib.sha256(checksums.encode()).hexdigest()[:16]}"
+
+
+def _copy_missing(folder: Path, target: Path, split: Split, shards: Sequence[ShardEntry]) -> None:
+    """Copy the shards that are not in target yet.
+
+    Raises:
+        OSError: They cannot be copied; with ENOSPC where there is too little room, before anything is.
+    """
+    for left_by_a_killed_rank in (target / split).glob("*.part"):
+        left_by_a_killed_rank.unlink()
+    missing = [shard for shard in shards if not (target / shard.path).exists()]
+    needed = sum(shard.patches for shard in missing) * BYTES_PER_PATCH
+    memory = shutil.disk_usage(target)
+    free = max(0, memory.free - int(memory.total * _LEFT_FREE))
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{free / 2**30:.3g} GiB can be used and {needed / 2**30:.3g} GiB are needed")
+    for shard in missing:
+        scratch = (target / shard.path).with_suffix(".part")
+        shutil.copyfile(folder / shard.path, scratch)
+        scratch.replace(target / shard.path)
+
+
+def _is_first_of_node() -> bool:
+    """Whether this rank speaks for its node; where no launcher says so, each rank does."""
+    return os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def _cut(samples: tf.Tensor, bands: list[Band], size: int) -> tf.Tensor:
