@@ -41,15 +41,18 @@ def source(patches: tuple[int, ...], window: int = 64) -> ShardSource:
     return ShardSource(paths, patches, np.zeros((sum(patches), 19), np.uint8), 80_000, window)
 
 
-@pytest.mark.parametrize("patches", [(100, 100, 37), (3,), (1, 0, 5, 2), (64,) * 9])
+@pytest.mark.parametrize("patches", [(100, 100, 37), (16,), (3,), (1, 0, 5, 2), (64,) * 9])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 16])
-def test_in_an_epoch_no_sample_is_lost_or_repeated_and_ranks_get_equally_many(patches, world_size):
+def test_an_epoch_trains_on_equally_many_samples_per_rank_none_twice_and_leaves_out_only_the_remainder(
+    patches, world_size
+):
     orders = [source(patches).training_order(7, 3, rank, world_size) for rank in range(world_size)]
 
-    assert {len(order) for order in orders} == {sum(patches) // world_size}
-    together = np.concatenate(orders)
-    assert len(set(together.tolist())) == len(together) > sum(patches) - world_size
-    assert set(together.tolist()) <= set(range(sum(patches)))
+    per_rank = sum(patches) // world_size
+    assert [len(order) for order in orders] == [per_rank] * world_size
+    together = set(np.concatenate(orders).tolist())
+    assert len(together) == per_rank * world_size
+    assert together <= set(range(sum(patches)))
 
 
 @pytest.mark.parametrize("world_size", [1, 3, 16])
@@ -69,15 +72,18 @@ def test_an_order_is_a_function_of_seed_and_epoch():
     assert order(1, 0) != order(2, 0)
 
 
-def test_the_samples_that_are_left_over_are_not_the_same_in_every_epoch():
-    left_out = {
-        sample
-        for epoch in range(20)
-        for sample in set(range(9))
-        - set(np.concatenate([source((3, 3, 3)).training_order(0, epoch, rank, 2) for rank in range(2)]).tolist())
-    }
+def test_the_samples_that_sit_an_epoch_out_change_from_epoch_to_epoch():
+    all_samples = set(range(23))
+    left_out = [
+        all_samples
+        - set(np.concatenate([source((9, 9, 5)).training_order(0, epoch, rank, 4) for rank in range(4)]).tolist())
+        for epoch in range(40)
+    ]
 
-    assert len(left_out) > 1
+    # 23 samples over 4 ranks: 5 each, and 3 over.
+    assert {len(samples) for samples in left_out} == {3}
+    assert len(set(map(frozenset, left_out))) > 1
+    assert not set.intersection(*left_out)
 
 
 def test_each_rank_reads_its_own_shards():
