@@ -39,6 +39,8 @@ class Progress:
     samples: int = 0
     loss_sum: float = 0.0
     train_s: float = 0.0
+    wall_s: float = 0.0
+    """Of the epoch, by the attempts before this one."""
     first_batch_s: float = 0.0
 
     @property
@@ -66,6 +68,9 @@ class TrainingState:
 
     def moving_statistics(self) -> list[keras.Variable]:
         return [v for v in self.model.non_trainable_variables if "float" in v.dtype]
+
+    def random_states(self) -> list[keras.Variable]:
+        return [v for v in self.model.non_trainable_variables if "float" not in v.dtype]
 
     def copy(self) -> Arrays:
         return _values([*self.shared(), *self.per_rank()])

@@ -15,7 +15,7 @@ EvaluateStep = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def compile_train_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, dataset: Dataset, communicator: Communicator
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, dataset: Dataset, communicator: Communicator, seed: int
 ) -> TrainStep:
     """Algorithm 1 of the paper as one compiled call: (samples, labels, micro_batches) -> sum of the samples' losses.
 
@@ -24,13 +24,14 @@ def compile_train_step(
     every batch size, so that a switch compiles nothing.
     """
     weights = [variable.value for variable in model.trainable_variables]
+    augmentation_seed = tf.constant([seed, communicator.rank], tf.int64)
 
     def update(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         images = dataset.to_model_input(samples)
         if isinstance(dataset, AugmentedDataset):
             # The optimizer's count is in the checkpoint: a resumed run draws what an uninterrupted one would.
-            seed = tf.stack([communicator.rank, tf.cast(optimizer.iterations, tf.int32)])
-            images = dataset.augment(images, seed)
+            drawn = tf.random.experimental.stateless_fold_in(augmentation_seed, optimizer.iterations)
+            images = dataset.augment(images, drawn)
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             loss = _mean_loss(logits, labels)

@@ -68,7 +68,9 @@ def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
         train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
     state = communicator.all_or_none(lambda: _build_state(spec, dataset))
     model, optimizer = state.model, state.optimizer
+    communicator.note_progress()
     communicator.broadcast_variables([v.value for v in [*state.shared(), *state.moving_statistics()]])
+    _draw_apart(state, communicator.rank)
     return Training(
         spec=spec,
         communicator=communicator,
@@ -77,7 +79,7 @@ def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
         train=train,
         val=val,
         state=state,
-        train_step=compile_train_step(model, optimizer, dataset, communicator),
+        train_step=compile_train_step(model, optimizer, dataset, communicator, spec.seed),
         evaluate_step=compile_evaluate_step(model, dataset),
     )
 
@@ -87,6 +89,14 @@ def _build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
     optimizer = components.build("optimizers", spec.optimizer, model)
     optimizer.build(model.trainable_variables)
     return TrainingState(model, optimizer)
+
+
+def _draw_apart(state: TrainingState, rank: int) -> None:
+    """Give each rank's generators a seed of their own: with one dropout mask for all ranks, its noise would not average
+    out over the global batch."""
+    for variable in state.random_states():
+        seeds = np.random.SeedSequence([*np.asarray(variable).tolist(), rank])
+        variable.assign(seeds.generate_state(variable.shape[0]).astype(variable.dtype))
 
 
 def train(
@@ -115,6 +125,7 @@ def train(
 
         train_epoch(training, progress, training.plan(global_batch_size), is_interrupted)
         if progress.loader_batches < loader_batches_per_epoch(training):
+            progress.wall_s += time.perf_counter() - started
             _save(training, progress, attempt)
             return TrialResult(Outcome.PAUSED, epoch, "interrupted inside an epoch; the checkpoint holds the place")
 
@@ -133,7 +144,7 @@ def train(
             samples=int(samples),
             samples_per_s=samples / progress.train_s,
             first_batch_s=progress.first_batch_s,
-            wall_s=time.perf_counter() - started,
+            wall_s=progress.wall_s + time.perf_counter() - started,
         )
         if communicator.is_first:
             report(metrics)
@@ -213,6 +224,7 @@ def warm_up(training: Training) -> None:
             micro_batches = min(plan.split, 2)
             samples, labels = _zeros(training, plan.local_batch_size * micro_batches)
             training.train_step(samples, labels, tf.constant(micro_batches)).numpy()
+            training.communicator.note_progress()
         tried = f"loader_batch_size={training.spec.loader_batch_size}"
         training.evaluate_step(*_zeros(training, training.spec.loader_batch_size))
     except tf.errors.ResourceExhaustedError as error:

@@ -154,6 +154,28 @@ def test_a_paused_trial_goes_on_within_the_epoch_as_if_nothing_had_happened(unin
     assert without_times(paused.first.epochs + paused.second.epochs) == without_times(uninterrupted.end().epochs)
 
 
+def test_the_time_of_an_epoch_that_was_paused_is_that_of_both_parts(paused):
+    resumed = paused.second.epochs[0]
+
+    assert paused.progress_between["wall_s"] > 0
+    assert resumed.wall_s >= paused.progress_between["wall_s"]
+    assert resumed.wall_s >= 0.999 * resumed.samples / resumed.samples_per_s
+
+
+def test_ranks_begin_with_the_same_weights_and_drop_out_by_seeds_of_their_own(tmp_path):
+    spec = dataclasses.replace(SPEC, model=ComponentSpec("efficientnet_b0"))
+    request = open_attempt(tmp_path / "trial", spec)
+
+    run = run_program("random_states", request.trial_dir)
+
+    assert run.returncode == 0, run.stderr
+    (seeds, weights), (seeds_of_rank_1, weights_of_rank_1) = json.loads(run.stdout.splitlines()[-1])
+    assert weights == weights_of_rank_1
+    assert len(seeds) > 1
+    everyone = [*map(tuple, seeds), *map(tuple, seeds_of_rank_1)]
+    assert len(set(everyone)) == len(everyone)
+
+
 def test_a_resumed_trial_ends_with_the_same_weights_optimizer_and_moving_statistics(uninterrupted, killed, paused):
     expected = arrays_in(TrialDir(uninterrupted.request.trial_dir))
 
@@ -332,7 +354,9 @@ def test_a_batch_that_does_not_fit_on_one_rank_ends_the_trial_before_epoch_0(tmp
     request = open_attempt(tmp_path / "trial", spec)
 
     # More than one pool of malloc would use up the address space at once.
-    run = run_program("little_memory_on_rank_1", request.trial_dir, "--threads=1", MALLOC_ARENA_MAX="1")
+    run = run_program(
+        "little_memory_on_rank_1", request.trial_dir, "--attempt=1", "--threads=1", MALLOC_ARENA_MAX="1"
+    )
 
     assert run.returncode == 2
     lines = [line for line in run.stderr.splitlines() if line.startswith("error: ")]

@@ -97,7 +97,7 @@ class AugmentedDataset(Protocol):
     """A data set that changes its training images at random, on the device."""
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """float32 [n, *input_shape] to the same, as a function of the seed, int32 [2], which is new in every update."""
+        """float32 [n, *input_shape] to the same, as a function of the seed, int64 [2], which is new in every update."""
         ...
 
 
