@@ -34,7 +34,7 @@ from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.archive import Archive, PatchError, reading
 from trainers.bigearthnet.bands import BYTES_PER_PATCH, ROW_DTYPE, VALUES_PER_PATCH
 from trainers.bigearthnet.plan import OFFICIAL_SIZES, Plan, ShardPlan, make_plan
-from trainers.bigearthnet.prepared import Manifest, ShardEntry, SplitManifest, write_split
+from trainers.bigearthnet.prepared import MANIFEST_NAME, Manifest, ShardEntry, SplitManifest, write_split
 from trainers.bigearthnet.split_lists import read_split_lists
 from trainers.datasets import Split
 
@@ -108,7 +108,6 @@ def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lam
 
 
 def _begin(plan: Plan, out: Path) -> None:
-    (out / "manifest.json").unlink(missing_ok=True)
     digest = plan.digest()
     path = out / "plan.json"
     if not path.exists():
@@ -118,6 +117,8 @@ def _begin(plan: Plan, out: Path) -> None:
             f"{out} holds shards of other patches or another --limit or --patches-per-shard; choose another --out "
             "or empty this one."
         )
+    # Not before: a command that is refused leaves what another one has finished.
+    (out / MANIFEST_NAME).unlink(missing_ok=True)
     _remove_half_written(out)
 
 

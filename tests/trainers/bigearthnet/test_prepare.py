@@ -302,9 +302,12 @@ def test_a_whole_archive_with_other_counts_than_the_official_ones_is_refused(pra
 
 def test_another_plan_for_the_same_folder_is_refused(practice):
     practice.prepare()
+    finished = contents(practice.path / "out")
 
     with pytest.raises(PrepareError, match="holds shards of other patches or another --limit"):
         practice.prepare(limit=5)
+
+    assert contents(practice.path / "out") == finished
 
 
 def test_a_killed_command_goes_on_where_it_stopped(practice):
