@@ -79,6 +79,14 @@ class Dispatcher:
         self._running[request.key] = _Running(request, worker, future)
         future.add_done_callback(lambda done: self._on_done(request, worker, done))
 
+    def give_up_on_lost_workers(self) -> None:
+        """End the attempts of workers that are gone. Dask keeps a task that was handed over at that moment, in case the
+        worker comes back, and never calls it lost."""
+        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        for running in list(self._running.values()):
+            if running.worker not in known and not running.future.done():
+                running.future.cancel(reason=f"worker {running.worker} is gone")
+
     def next_news(self, timeout_s: float) -> News | None:
         """The next finished epoch or attempt; None if there is none in time."""
         try:

@@ -105,6 +105,7 @@ class StudyLoop:
                 paused = True
             if not self._training and (paused or not self._waiting):
                 return
+            self._dispatcher.give_up_on_lost_workers()
             match self._dispatcher.next_news(_POLL_S):
                 case EpochFinished(request, metrics):
                     self._on_epoch(self._training[_number(request)], metrics)
