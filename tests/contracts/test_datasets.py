@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ from study.catalog import component_names
 from tests.contracts.dataset_examples import EXAMPLES
 from trainers import components
 from trainers.components import ComponentError
-from trainers.datasets import Dataset, Split, read_samples
+from trainers.datasets import AugmentedDataset, Dataset, SampleSource, Split, read_samples
+from trainers.loader import evaluation_order_of, training_order_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+# One that divides the examples' sizes, and others that do not.
+WORLD_SIZES = (1, 2, 3, 5)
 
 
 @dataclass(frozen=True)
@@ -32,20 +36,24 @@ class Example:
         return components.build("datasets", ComponentSpec(self.name, self.options), cache_dir or self.cache_dir)
 
 
-@pytest.fixture(scope="module", params=component_names("dataset"))
-def example(request, tmp_path_factory) -> Iterator[Example]:
-    if request.param not in EXAMPLES:
-        pytest.fail(
-            f"the data set {request.param!r} has no example, so nothing is known of it; "
-            "add one to tests/contracts/dataset_examples.py."
-        )
-    options = EXAMPLES[request.param](tmp_path_factory.mktemp("input"))
-    return Example(request.param, options, tmp_path_factory.mktemp("cache"))
+CASES = [(name, write_example) for name in component_names("dataset") for write_example in EXAMPLES.get(name, [])]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case[1].__name__)
+def example(request, tmp_path_factory) -> Example:
+    name, write_example = request.param
+    options = write_example(tmp_path_factory.mktemp("input"))
+    return Example(name, options, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def dataset(example) -> Dataset:
     return example.build()
+
+
+@pytest.mark.parametrize("name", component_names("dataset"))
+def test_every_data_set_has_an_example(name):
+    assert EXAMPLES.get(name), f"nothing is known of {name!r}; add an example to tests/contracts/dataset_examples.py"
 
 
 def test_every_example_is_of_a_data_set_that_exists():
@@ -126,6 +134,48 @@ def test_every_rank_and_every_attempt_reads_the_same(example, dataset, tmp_path)
                 np.testing.assert_array_equal(actual, wanted)
 
 
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_an_epoch_trains_on_equally_many_samples_per_rank_and_on_none_twice(dataset, world_size):
+    source = dataset.open(Split.TRAIN)
+
+    for epoch in range(3):
+        orders = [training_order_of(source, 7, epoch, rank, world_size) for rank in range(world_size)]
+
+        # A rank with one more would wait for ever for the others' part of its last update.
+        assert [order.shape for order in orders] == [(len(source) // world_size,)] * world_size
+        assert {order.dtype for order in orders} == {np.dtype(np.int64)}
+        together = np.concatenate(orders).tolist()
+        assert len(set(together)) == len(together)
+        assert set(together) <= set(range(len(source)))
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch_alone(example, dataset):
+    def orders(source: SampleSource, seed: int, epochs: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        return {epoch: tuple(training_order_of(source, seed, epoch, 1, 2).tolist()) for epoch in epochs}
+
+    source = dataset.open(Split.TRAIN)
+    expected = orders(source, 7, range(5))
+    read_samples(source, np.array([0, 1]))
+
+    # What a resumed rank asks for: another process, another epoch first.
+    resumed = example.build().open(Split.TRAIN)
+    assert orders(resumed, 7, reversed(range(5))) == expected
+    assert orders(source, 7, range(5)) == expected
+    assert len(set(expected.values())) > 1
+    assert orders(source, 8, range(5)) != expected
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("split", [Split.VAL, Split.TEST])
+def test_over_all_ranks_every_sample_is_evaluated_once(dataset, split, world_size):
+    source = dataset.open(split)
+
+    orders = [evaluation_order_of(source, rank, world_size) for rank in range(world_size)]
+
+    assert sorted(np.concatenate(orders).tolist()) == list(range(len(source)))
+    assert max(map(len, orders)) - min(map(len, orders)) <= 1
+
+
 def test_no_sample_is_in_two_splits(dataset):
     contents = [{sample.tobytes() for sample in read_all(dataset, split)[0]} for split in Split]
 
@@ -155,6 +205,30 @@ def test_images_do_not_depend_on_the_others_of_their_batch(dataset):
     alone = dataset.to_model_input(tf.constant(samples[:1])).numpy()
 
     np.testing.assert_array_equal(together[:1], alone)
+
+
+def test_augmented_images_are_a_function_of_the_seed_and_as_the_model_expects_them(example, dataset):
+    import tensorflow as tf
+
+    if not isinstance(dataset, AugmentedDataset):
+        pytest.skip(f"{example.name} does not augment")
+    other = example.build()
+    assert isinstance(other, AugmentedDataset)
+    images = dataset.to_model_input(tf.constant(read_all(dataset, Split.TRAIN)[0]))
+    seeds = [tf.constant([3, number], tf.int64) for number in range(4)]
+
+    tf.random.set_seed(0)
+    augmented = [dataset.augment(images, seed).numpy() for seed in seeds]
+    tf.random.set_seed(1)
+    compiled = tf.function(other.augment)
+    again = [compiled(images, seed) for seed in reversed(seeds)][::-1]
+
+    for actual, expected in zip(again, augmented, strict=True):
+        assert actual.dtype == tf.float32
+        assert actual.shape == images.shape
+        np.testing.assert_array_equal(actual, expected)
+    changes = len({one.tobytes() for one in augmented})
+    assert changes == (len(seeds) if example.options.get("augment") else 1)
 
 
 def test_an_unknown_option_is_refused(example):
