@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -74,15 +76,26 @@ def open_storage(url: URL) -> RDBStorage:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"the folder of {public_url(url)} cannot be made: {error.strerror}.") from error
-    try:
+    with worded_errors(url):
         # pre_ping: a connection that the server closed meanwhile is replaced instead of used.
         return RDBStorage(
             complete_url(url).render_as_string(hide_password=False),
             engine_kwargs={"pool_pre_ping": True, "connect_args": _connect_arguments(url)},
         )
+
+
+@contextmanager
+def worded_errors(url: URL) -> Iterator[None]:
+    """Word what a database says in the block, for a person.
+
+    Raises:
+        StorageError: With the database's own words.
+    """
+    try:
+        yield
     except ImportError as error:
         raise StorageError(f"{public_url(url)} needs a driver that is not installed: {error}.") from error
-    except (SQLAlchemyError, RuntimeError) as error:
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise StorageError(
             f"the database {public_url(url)} cannot be used: {describe_database_error(error)}. Check that it runs and "
             f"that this user may write to it; a password comes from {PASSWORD_VARIABLE} or ~/.pgpass."
@@ -111,6 +124,11 @@ def open_existing_study(url: URL, name: str) -> optuna.Study:
     if name not in names:
         raise StorageError(f"there is no study {name!r} in {public_url(url)}; it has {', '.join(names) or 'none'}.")
     return optuna.load_study(storage=storage, study_name=name)
+
+
+def folder_of(url: URL) -> Path | None:
+    """Where a database that is a file lies; None of a server's."""
+    return Path(url.database or "").resolve().parent if url.drivername.startswith("sqlite") else None
 
 
 def public_url(url: URL) -> str:

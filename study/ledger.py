@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
+from threading import Event
 from typing import Any, TypeVar
 
 import optuna
@@ -30,6 +33,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 IDENTITY_KEY = "switchyard:config"
+STUDY_DIR_KEY = "switchyard:study_dir"
 # A maintenance restart of a database server takes minutes; a driver that gives up loses nothing but its allocations.
 _PATIENCE_S = 900
 
@@ -75,6 +79,28 @@ def open_study(
     return study
 
 
+def claim_study_dir(study: optuna.Study, study_dir: Path, database_dir: Path | None) -> None:
+    """Tie the study in the database to the folder with its trials' files: another folder has no checkpoints of them,
+    and its lock does not keep a second driver out.
+
+    Args:
+        database_dir: Of a database that is a file: it may be moved or copied together with the folder.
+
+    Raises:
+        StudyMismatchError: The trials' files lie in another folder, which still exists.
+    """
+    here = study_dir.resolve()
+    stored = study.user_attrs.get(STUDY_DIR_KEY)
+    claimed = here if stored is None else ((database_dir or Path("/")) / stored).resolve()
+    if claimed != here and claimed.is_dir():
+        raise StudyMismatchError(
+            f"the files of study {study.study_name!r} are in {claimed}, not in {here}, and its driver may be at work "
+            f"there: go on with --set study.runs_dir={claimed.parent}, or choose another study.name."
+        )
+    if stored is None or claimed != here:
+        study.set_user_attr(STUDY_DIR_KEY, os.path.relpath(here, database_dir) if database_dir else str(here))
+
+
 def _is_blank(study: optuna.Study) -> bool:
     """Whether nothing says that the study is somebody else's."""
     is_ours_by_its_direction = study.directions == [optuna.study.StudyDirection.MAXIMIZE]
@@ -86,10 +112,11 @@ class Ledger:
 
     Args:
         notice: Told what a person should know while the database is waited for.
+        stop: Set when a person wants an end, which no waiting should delay.
     """
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage, notice: Callable[[str], None]) -> None:
-        self._study, self._notice = study, notice
+    def __init__(self, study: optuna.Study, storage: BaseStorage, notice: Callable[[str], None], stop: Event) -> None:
+        self._study, self._notice, self._stop = study, notice, stop
         # Optuna's own storage interface: a Trial object cannot overwrite an epoch that a lost attempt had reported.
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
@@ -132,12 +159,14 @@ class Ledger:
         """Run a database action that may be repeated, until the database answers.
 
         Raises:
-            DatabaseLostError: It has not answered for 15 minutes, or refuses for a reason that waiting does not cure.
+            DatabaseLostError: It has not answered for 15 minutes or until the driver was asked to stop, or refuses for
+                a reason that waiting does not cure.
         """
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(may_pass),
             wait=tenacity.wait_exponential(multiplier=0.5, max=15),
-            stop=tenacity.stop_after_delay(_PATIENCE_S),
+            stop=tenacity.stop_after_delay(_PATIENCE_S) | tenacity.stop_when_event_set(self._stop),
+            sleep=tenacity.sleep_using_event(self._stop),
             before_sleep=self._tell_of_wait,
             reraise=True,
         )
@@ -145,7 +174,9 @@ class Ledger:
             return retrying(action)
         except (StorageInternalError, SQLAlchemyError) as error:
             reason = describe_database_error(error)
-            if may_pass(error):
+            if may_pass(error) and self._stop.is_set():
+                reason = f"it did not answer when the driver was asked to stop: {reason}"
+            elif may_pass(error):
                 reason = f"it has not answered for {_PATIENCE_S // 60} minutes: {reason}"
             raise DatabaseLostError(
                 f"database: {reason}. What is stored is safe and the trials under way pause: put it right and run the "

@@ -15,6 +15,7 @@ import logging  # noqa: E402
 import os  # noqa: E402
 import shlex  # noqa: E402
 import signal  # noqa: E402
+import threading  # noqa: E402
 import time  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
@@ -84,10 +85,10 @@ def _run_study(
     from optuna.trial import TrialState
 
     from cluster import private_network
-    from storage.endpoint import open_storage, public_url
+    from storage.endpoint import folder_of, open_storage, public_url, worded_errors
     from storage.lease import hold_lease
     from study.display import LiveDisplay, PlainDisplay
-    from study.ledger import Ledger, open_study
+    from study.ledger import Ledger, claim_study_dir, open_study
     from study.loop import StudyLoop
     from study.report import closing_table
     from study.samplers import build_sampler
@@ -97,20 +98,22 @@ def _run_study(
     storage = open_storage(url)
     with hold_lease(config.study_dir):
         _log_to(config.study_dir / "driver.log")
-        study = open_study(
-            storage,
-            settings.name,
-            lambda finished: build_sampler(settings.sampler, settings.seed, finished),
-            config.identity(layout.world_size),
-        )
+        with worded_errors(url):
+            study = open_study(
+                storage,
+                settings.name,
+                lambda finished: build_sampler(settings.sampler, settings.seed, finished),
+                config.identity(layout.world_size),
+            )
+            claim_study_dir(study, config.study_dir, folder_of(url))
         epochs = config.training.epochs
         view = LiveDisplay(console, settings.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
-        ledger = Ledger(study, storage, view.notice)
+        stop = _StopRequest()
+        ledger = Ledger(study, storage, view.notice, stop.event)
         if layout.nodes == 1 and profile.launcher == "mpirun" and not private_network.is_available():
             console.print(
                 "warning: this kernel gives no private networks, so mpirun's control ports are open to others."
             )
-        stop = _StopRequest()
         with _open_pool(config, profile, slots) as pool, view:
             StudyLoop(study, ledger, config, profile, layout, slots, pool, view).run(stop.is_requested)
         trials = ledger.trials()
@@ -147,6 +150,7 @@ class _StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        self.event = threading.Event()
         self._noted_s = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
@@ -161,6 +165,7 @@ class _StopRequest:
     def _note(self, number: int, frame: object) -> None:
         if self.number == 0:
             self.number, self._noted_s = number, time.monotonic()
+            self.event.set()
         elif time.monotonic() - self._noted_s > self._SAME_REQUEST_S:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import optuna
 import pytest
@@ -18,7 +19,16 @@ from cluster.attempt import AttemptEnd, EndKind
 from storage.endpoint import may_pass, open_storage, parse_public_url
 from storage.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
 from study import ledger as ledger_module
-from study.ledger import IDENTITY_KEY, DatabaseLostError, Ledger, StudyMismatchError, open_study, trial_attributes
+from study.ledger import (
+    IDENTITY_KEY,
+    STUDY_DIR_KEY,
+    DatabaseLostError,
+    Ledger,
+    StudyMismatchError,
+    claim_study_dir,
+    open_study,
+    trial_attributes,
+)
 from study.transitions import Finish, Tell
 
 IDENTITY = {"study": {"objective": "f1_micro", "seed": 7}, "search_space": {"lr": {"low": 0.001}}, "world_size": 2}
@@ -69,7 +79,7 @@ def open_as_driver(storage: RDBStorage, identity: dict = IDENTITY) -> optuna.Stu
 
 def new_ledger(storage: RDBStorage, notice: Callable[[str], None] = print) -> tuple[optuna.Study, Ledger]:
     study = open_as_driver(storage)
-    return study, Ledger(study, storage, notice)
+    return study, Ledger(study, storage, notice, Event())
 
 
 def ended(*epochs: EpochMetrics, **changes) -> AttemptEnd:
@@ -300,3 +310,44 @@ def test_a_database_that_stays_away_is_given_up_with_what_to_do(storage, tmp_pat
 
     with pytest.raises(DatabaseLostError, match="run the same command to go on"):
         ledger.patiently(stay_away)
+
+
+def test_a_person_who_wants_an_end_does_not_wait_for_the_database(storage, tmp_path):
+    study = open_as_driver(storage)
+    stop = Event()
+    # Told of the wait, the person presses Ctrl-C.
+    ledger = Ledger(study, storage, lambda notice: stop.set(), stop)
+    error = database_error(tmp_path / "other.db", "begin exclusive")
+
+    def stay_away() -> None:
+        raise error
+
+    with pytest.raises(DatabaseLostError, match=r"when the driver was asked to stop: database is locked"):
+        ledger.patiently(stay_away)
+
+
+def test_a_study_is_refused_from_another_folder_as_long_as_its_own_exists(storage, tmp_path):
+    study = open_as_driver(storage)
+    here, elsewhere = tmp_path / "runs" / "s", tmp_path / "elsewhere" / "s"
+    here.mkdir(parents=True)
+
+    claim_study_dir(study, here, None)
+    claim_study_dir(study, here, None)
+    with pytest.raises(StudyMismatchError, match=f"are in {here}, not in {elsewhere}.*study.runs_dir={here.parent}"):
+        claim_study_dir(study, elsewhere, None)
+    here.parent.rename(elsewhere.parent)
+    claim_study_dir(study, elsewhere, None)
+
+    assert study.user_attrs[STUDY_DIR_KEY] == str(elsewhere)
+
+
+def test_a_folder_that_is_copied_with_its_database_is_a_study_of_its_own(storage, tmp_path):
+    study = open_as_driver(storage)
+    original, copy = tmp_path / "runs" / "s", tmp_path / "copy" / "s"
+    for folder in (original, copy):
+        folder.mkdir(parents=True)
+
+    claim_study_dir(study, original, original)
+    claim_study_dir(study, copy, copy)
+
+    assert study.user_attrs[STUDY_DIR_KEY] == "."

@@ -218,6 +218,14 @@ def test_a_study_whose_stored_search_differs_is_refused_and_left_as_it_is(copy, 
     assert copy.trials() == before
 
 
+def test_a_study_is_not_gone_on_with_from_another_folder(study, copy):
+    refused = copy.run("--storage", study.workplace.database_url, "--trials", "9")
+
+    assert refused.exit_code == 2
+    assert f"are in {study.workplace.study_dir}, not in {copy.study_dir}" in refused.output
+    assert len(study.workplace.trials()) == TRIALS
+
+
 def test_a_dry_run_says_what_would_be_done_and_leaves_no_trace(tmp_path):
     workplace = new_workplace(tmp_path, ranks=RANKS)
     before = workplace.files()

@@ -97,6 +97,23 @@ def test_a_database_on_a_full_disk_is_told_as_such(study):
     assert "Traceback" not in study.database_full.output
 
 
+def test_a_study_whose_database_shares_the_full_disk_goes_on_when_there_is_room(disk):
+    workplace = new_workplace_on(disk, *slow_training(EPOCHS), "--trials", "1", "--name", "together")
+    with workplace.start() as driver:
+        wait_until(lambda: "epoch 2/" in driver.output, WITHIN_S)
+        disk.fill()
+        full = driver.finish()
+    disk.make_room()
+    last = workplace.run()
+
+    assert full.exit_code == 2, full.output
+    assert "run the same command to go on" in full.output
+    assert "Traceback" not in full.output
+    assert last.exit_code == 0, last.output
+    assert "1 completed" in last.output
+    assert "started (attempt 2)" in last.output
+
+
 def test_what_was_stored_before_the_disk_was_full_is_still_there(study):
     first, second = study.trials_when_full
 
