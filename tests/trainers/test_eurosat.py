@@ -70,3 +70,15 @@ def test_both_editions_in_one_folder_are_refused(tmp_path):
 
     with pytest.raises(DatasetError, match="holds both JPEG and TIFF; it must hold one edition"):
         eurosat.build("", path=str(tmp_path))
+
+
+def test_too_few_images_for_a_split_are_counted(tmp_path):
+    write_jpegs(tmp_path)
+    for path in tmp_path.glob("*/*_[2-6].jpg"):
+        path.unlink()
+    for path in tmp_path.glob("*/*.jpg"):
+        # All of them fall to train.
+        path.rename(path.with_name("1.jpg"))
+
+    with pytest.raises(DatasetError, match="with 10 images, has no image in the split val; train and val need"):
+        eurosat.build("", path=str(tmp_path))

@@ -14,10 +14,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from trainers.datasets import DatasetError, Split
-from trainers.datasets.image_folder import ImageFolder, LabelTable, open_images
+from trainers.datasets.image_folder import ImageFolder, LabelTable, TableRow, open_images
 
 CLASSES = (
     "AnnualCrop",
@@ -61,19 +59,13 @@ def build(cache_dir: str | Path, *, path: str) -> ImageFolder:
     if len(suffixes := {Path(image).suffix for image in images}) != 1:
         found = "both JPEG and TIFF" if suffixes else "neither JPEG nor TIFF"
         raise DatasetError(f"{folder} holds {found}; it must hold one edition of EuroSAT.")
-    return open_images(cache_dir, folder, _table(folder, images), size=None)
+    table = LabelTable.of([_row(image) for image in images], CLASSES, f"{folder}, with {len(images)} images,")
+    return open_images(cache_dir, folder, table, size=None)
 
 
-def _table(folder: Path, images: list[str]) -> LabelTable:
-    split_of = {image: _split(image) for image in images}
-    images = sorted(images, key=lambda image: list(Split).index(split_of[image]))
-    sizes = {split: sum(of is split for of in split_of.values()) for split in Split}
-    for split in (Split.TRAIN, Split.VAL):
-        if not sizes[split]:
-            raise DatasetError(f"{folder} holds too few images ({len(images)}): none falls to the split {split}.")
-    labels = np.zeros((len(images), len(CLASSES)), np.uint8)
-    labels[np.arange(len(images)), [CLASSES.index(image.partition("/")[0]) for image in images]] = 1
-    return LabelTable(CLASSES, tuple(images), labels, sizes)
+def _row(image: str) -> TableRow:
+    class_name = image.partition("/")[0]
+    return TableRow(image, _split(image), tuple(int(name == class_name) for name in CLASSES))
 
 
 def _split(image: str) -> Split:

@@ -215,6 +215,12 @@ class _Decoded(NamedTuple):
             raise DatasetError(f"{path} is damaged ({error}); delete it, and it will be made again.") from error
 
 
+class TableRow(NamedTuple):
+    image: str
+    split: Split
+    labels: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class LabelTable:
     """What labels.csv says: the rows of train, then of val, then of test, each in the order of the file."""
@@ -226,15 +232,25 @@ class LabelTable:
     """[rows, classes]"""
     sizes: dict[Split, int]
 
+    @classmethod
+    def of(cls, rows: Sequence[TableRow], class_names: tuple[str, ...], source: str) -> LabelTable:
+        """The rows sorted by split.
+
+        Raises:
+            DatasetError: A split that a training needs is empty; names the source of the rows.
+        """
+        sizes = {split: sum(row.split is split for row in rows) for split in Split}
+        for split in (Split.TRAIN, Split.VAL):
+            if sizes[split] == 0:
+                raise DatasetError(f"{source} has no image in the split {split}; train and val need at least one each.")
+        rows = sorted(rows, key=lambda row: list(Split).index(row.split))
+        return cls(
+            class_names, tuple(row.image for row in rows), np.array([row.labels for row in rows], np.uint8), sizes
+        )
+
     def rows_of(self, split: Split) -> slice:
         start = sum(self.sizes[earlier] for earlier in list(Split)[: list(Split).index(split)])
         return slice(start, start + self.sizes[split])
-
-
-class _Row(NamedTuple):
-    image: str
-    split: Split
-    labels: tuple[int, ...]
 
 
 def _read_table(path: Path) -> LabelTable:
@@ -252,14 +268,7 @@ def _read_table(path: Path) -> LabelTable:
     for image, count in Counter(PurePosixPath(row.image) for row in rows).items():
         if count > 1:
             raise DatasetError(f"{path} lists {image} {count} times; keep one row of it.")
-    sizes = {split: sum(row.split is split for row in rows) for split in Split}
-    for split in (Split.TRAIN, Split.VAL):
-        if sizes[split] == 0:
-            raise DatasetError(f"{path} has no image in the split {split}; train and val need at least one each.")
-    rows.sort(key=lambda row: list(Split).index(row.split))
-    class_names = tuple(name for name in header if name not in ("image", "split"))
-    labels = np.array([row.labels for row in rows], np.uint8)
-    return LabelTable(class_names, tuple(row.image for row in rows), labels, sizes)
+    return LabelTable.of(rows, tuple(name for name in header if name not in ("image", "split")), str(path))
 
 
 def _check_header(header: Sequence[str], path: Path) -> None:
@@ -273,7 +282,7 @@ def _check_header(header: Sequence[str], path: Path) -> None:
         raise DatasetError(f"{path} has no class; beside image and split it needs a column of 0 and 1 for each class.")
 
 
-def _parse_row(cells: Sequence[str], header: Sequence[str], where: str) -> _Row:
+def _parse_row(cells: Sequence[str], header: Sequence[str], where: str) -> TableRow:
     if len(cells) != len(header):
         raise DatasetError(f"{where} has {len(cells)} cells; the header has {len(header)}.")
     values = dict(zip(header, cells, strict=True))
@@ -285,7 +294,7 @@ def _parse_row(cells: Sequence[str], header: Sequence[str], where: str) -> _Row:
     for name, value in values.items():
         if value not in ("0", "1"):
             raise DatasetError(f"{where}: {name} is {value!r}; it must be 0 or 1.")
-    return _Row(image, Split(split), tuple(int(value) for value in values.values()))
+    return TableRow(image, Split(split), tuple(int(value) for value in values.values()))
 
 
 def _fingerprint(folder: Path, table: LabelTable, size: int | None) -> str:
