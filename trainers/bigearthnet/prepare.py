@@ -16,6 +16,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -39,6 +40,13 @@ from trainers.bigearthnet.split_lists import read_split_lists
 from trainers.datasets import Split
 
 REPORT_NAME = "bad_patches.csv"
+_PLAN_NAME = "plan.json"
+_LOCK_NAME = ".lock"
+
+# A temporary name of one of prepare's own files: with the process that writes it.
+_HALF_WRITTEN = re.compile(
+    r"\.(\d{5,}\.u16|\d{5,}\.json|labels\.npy|names\.txt|plan\.json|manifest\.json|bad_patches\.csv)\.\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,9 @@ def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lam
     )
     out = preparation.out
     try:
-        for split in Split:
-            (out / split).mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".lock", timeout=0):
+        out.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign_folder(out)
+        with FileLock(out / _LOCK_NAME, timeout=0):
             _begin(plan, out)
             _write_shards(plan, archive, preparation, on_shard)
             return _finish(plan, preparation)
@@ -107,9 +115,20 @@ def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lam
         ) from error
 
 
+def _refuse_foreign_folder(out: Path) -> None:
+    """plan.json is the first file of a preparation: where there are others and not this one, somebody else's lie."""
+    names = {path.name for path in out.iterdir()}
+    foreign = sorted(name for name in names if name != _LOCK_NAME and not _HALF_WRITTEN.fullmatch(name))
+    if foreign and _PLAN_NAME not in names:
+        raise PrepareError(
+            f"{out} holds {foreign[0]!r}{f' and {len(foreign) - 1} more' if foreign[1:] else ''}, and is no --out of "
+            "prepare; choose a folder that is new or empty."
+        )
+
+
 def _begin(plan: Plan, out: Path) -> None:
     digest = plan.digest()
-    path = out / "plan.json"
+    path = out / _PLAN_NAME
     if not path.exists():
         write_atomically(path, json.dumps({"digest": digest}).encode())
     elif json.loads(path.read_bytes())["digest"] != digest:
@@ -119,13 +138,16 @@ def _begin(plan: Plan, out: Path) -> None:
         )
     # Not before: a command that is refused leaves what another one has finished.
     (out / MANIFEST_NAME).unlink(missing_ok=True)
+    for split in Split:
+        (out / split).mkdir(exist_ok=True)
     _remove_half_written(out)
 
 
 def _remove_half_written(out: Path) -> None:
-    for split in Split:
-        for half_written in (out / split).glob(".*"):
-            half_written.unlink()
+    for folder in (out, *(out / split for split in Split)):
+        for path in folder.glob(".*"):
+            if _HALF_WRITTEN.fullmatch(path.name):
+                path.unlink()
 
 
 def _write_shards(plan: Plan, archive: Archive, preparation: Preparation, on_shard: Callable[[int, int], None]) -> None:

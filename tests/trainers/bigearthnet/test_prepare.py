@@ -310,6 +310,31 @@ def test_another_plan_for_the_same_folder_is_refused(practice):
     assert contents(practice.path / "out") == finished
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "train/.settings", "notes.txt"])
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(v2, name):
+    path = v2.path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+
+    with pytest.raises(PrepareError, match=r"out holds '.*', and is no --out of prepare; choose a folder that is new"):
+        v2.prepare()
+
+    assert contents(v2.path / "out") == {name: b"mine"}
+
+
+def test_of_hidden_files_only_half_written_ones_are_removed(v2):
+    v2.prepare()
+    hidden = v2.path / "out/train/.nfs0001"
+    half_written = [v2.path / "out" / name for name in (".manifest.json.12", "val/.labels.npy.12", "val/.00000.u16.12")]
+    for path in (hidden, *half_written):
+        path.write_bytes(b"x")
+
+    v2.prepare()
+
+    assert hidden.exists()
+    assert not any(path.exists() for path in half_written)
+
+
 def test_a_killed_command_goes_on_where_it_stopped(practice):
     out = practice.path / "out"
     process = subprocess.Popen(practice.command(workers=2), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
