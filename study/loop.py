@@ -28,7 +28,9 @@ from study.transitions import Finish, Halt, Tell, Transition, TryAgain, cause, m
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_MAX_FAILED_LAUNCHES = 3
+# In a row. A site at which ranks have met before may have a single bad node, which Slurm hands out again and again.
+_MAX_FAILED_FIRST_LAUNCHES = 3
+_MAX_FAILED_LAUNCHES = 10
 _STATES = {Finish.COMPLETE: TrialState.COMPLETE, Finish.PRUNED: TrialState.PRUNED, Finish.FAIL: TrialState.FAIL}
 
 
@@ -212,15 +214,17 @@ class StudyLoop:
         """Give back an allocation that could not start ranks; tell it from a site at which none can.
 
         Raises:
-            StudyHaltedError: One allocation after another has failed, and none has worked so far.
+            StudyHaltedError: One allocation after another has failed.
         """
         if end.kind is not EndKind.NOT_LAUNCHED:
             self._has_launched |= end.communicator is not None
+            self._failed_launches = 0
             return
         if worker in self._pool.workers():
             self._pool.retire(worker)
         self._failed_launches += 1
-        if not self._has_launched and self._failed_launches >= _MAX_FAILED_LAUNCHES:
+        allowed = _MAX_FAILED_LAUNCHES if self._has_launched else _MAX_FAILED_FIRST_LAUNCHES
+        if self._failed_launches >= allowed:
             raise StudyHaltedError(
                 f"{self._profile.launcher} could not start any rank, {self._failed_launches} times in a row: "
                 f"{slurm_lines(end.log_tail) or cause(end.log_tail)}. Change site {self._profile.name!r}",

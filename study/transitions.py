@@ -12,7 +12,7 @@ from storage.records import EpochMetrics, Outcome, TrialResult
 
 # An interruption is nobody's fault and costs the trial nothing, as long as the trial gets anywhere between two.
 MAX_INTERRUPTIONS_WITHOUT_PROGRESS = 3
-_INTERRUPTIONS = frozenset({EndKind.INTERRUPTED, EndKind.SUPERSEDED, EndKind.NOT_LAUNCHED})
+_INTERRUPTIONS = frozenset({EndKind.INTERRUPTED, EndKind.SUPERSEDED})
 
 
 class Finish(StrEnum):
@@ -67,6 +67,9 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
         return TryAgain("its driver ended before it")
     if end.kind is EndKind.DISK_FULL:
         return Halt("No space left on device for the trials' checkpoints and logs; make room")
+    if end.kind is EndKind.NOT_LAUNCHED:
+        # Says something of the allocation and nothing of the trial: the study counts these.
+        return TryAgain(f"{end.kind}: {cause(end.log_tail)} (exit code {end.exit_code})")
     if end.kind in _INTERRUPTIONS:
         if _fruitless_interruptions(ends) >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
             return Tell(
@@ -117,7 +120,7 @@ def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: st
 def _fruitless_interruptions(ends: Sequence[AttemptEnd]) -> int:
     """Interrupted attempts, counted back from the last one, that got no further than the trial had been before."""
     count, furthest = 0, -1
-    for end in ends:
+    for end in (end for end in ends if end.kind is not EndKind.NOT_LAUNCHED):
         reached = max((metrics.epoch for metrics in end.epochs), default=-1)
         is_fruitless = end.kind in _INTERRUPTIONS and reached <= furthest
         count = count + 1 if is_fruitless else 0

@@ -76,7 +76,13 @@ ABANDONED = failed(EndKind.ABANDONED, exit_code=-1)
         pytest.param([CRASHED, CRASHED], Finish.FAIL, None, "crashed", id="crashed too often"),
         pytest.param([CRASHED, interrupted(0), CRASHED], Finish.FAIL, None, "crashed", id="crashes add up"),
         pytest.param([interrupted()] * 3, Finish.FAIL, None, "interrupted", id="interrupted without an epoch"),
-        pytest.param([failed(EndKind.NOT_LAUNCHED)] * 3, Finish.FAIL, None, "interrupted", id="never launched"),
+        pytest.param(
+            [interrupted(), interrupted(), failed(EndKind.NOT_LAUNCHED), interrupted()],
+            Finish.FAIL,
+            None,
+            "interrupted",
+            id="a launch that failed is no progress",
+        ),
         pytest.param([CRASHED, ended(Outcome.COMPLETED, 0)], Finish.COMPLETE, 0.5, "completed", id="crash, completed"),
     ],
 )
@@ -94,7 +100,7 @@ def test_a_trial_is_over_when(history, finish, value, outcome):
         pytest.param([CRASHED], id="crashed once"),
         pytest.param([interrupted()], id="interrupted"),
         pytest.param([interrupted()] * 2, id="interrupted twice"),
-        pytest.param([failed(EndKind.NOT_LAUNCHED)] * 2, id="not launched twice"),
+        pytest.param([failed(EndKind.NOT_LAUNCHED)] * 20, id="not launched"),
         pytest.param([interrupted(), interrupted(), interrupted(0)], id="interrupted after an epoch at last"),
         pytest.param([interrupted(), interrupted(), CRASHED, interrupted()], id="not interrupted in a row"),
         pytest.param([failed(EndKind.SUPERSEDED, exit_code=4)], id="superseded"),
