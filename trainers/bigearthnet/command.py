@@ -73,6 +73,8 @@ def _prepare(parsed: argparse.Namespace, console: Console) -> None:
 
         manifest = prepare(preparation, show)
     Console().print(_counts(manifest))
+    for shortfall in _shortfalls(manifest):
+        console.print(f"note: {shortfall}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_statistics(parsed: argparse.Namespace, console: Console) -> None:
@@ -101,6 +103,20 @@ def _counts(manifest: Manifest) -> Table:
     dropped = ", ".join(f"{reason} {count}" for reason, count in manifest.dropped.items()) or "none"
     table.caption = f"Sizes: {sizes}. Dropped by the lists: {dropped}. Bad and left out: {manifest.bad_patches}."
     return table
+
+
+def _shortfalls(manifest: Manifest) -> Iterator[str]:
+    """What a sample lacks: nothing is less than was asked for without a word."""
+    sizes = {split: manifest.splits[split].patches for split in Split}
+    patches = sum(sizes.values())
+    if manifest.limit is not None and patches < manifest.limit:
+        yield (
+            f"--limit is {manifest.limit}, and only {patches} patches are prepared: the archive holds no others that "
+            "are in a split and can be used."
+        )
+    remedy = "" if manifest.limit is None else " Take a higher --limit."
+    for split in (split for split, size in sizes.items() if size == 0):
+        yield f"the split {split} is left without a patch; training needs some in each.{remedy}"
 
 
 class _Rate(ProgressColumn):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.bigearthnet import Version
+from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.archive import Archive, canonical_name
 from trainers.bigearthnet.bands import SHARD_FORMAT
 from trainers.bigearthnet.split_lists import STATUS_OF_SPLIT, SplitLists, Status
@@ -63,10 +63,6 @@ class Plan:
         return sum(map(len, self.rows.values()))
 
     @property
-    def shard_count(self) -> int:
-        return sum(-(-len(rows) // self.patches_per_shard) for rows in self.rows.values())
-
-    @property
     def is_of_whole_archive(self) -> bool:
         return self.limit is None and self.archive_size >= OFFICIAL_ARCHIVE_SIZE[self.lists.version]
 
@@ -100,11 +96,20 @@ def make_plan(archive: Archive, lists: SplitLists, patches_per_shard: int, limit
 
     Patches are dealt to shards at random, always alike: neighbours on the ground end up in different shards, and any
     run of a shard is a fair sample of its split.
+
+    Raises:
+        PrepareError: The archive holds no patch of any split.
     """
     scan = _scan(archive, lists)
     candidates = np.flatnonzero(lists.status <= Status.TEST)
+    present = candidates[scan.is_present[candidates]]
+    if not len(present):
+        raise PrepareError(
+            f"none of the {scan.folder_count} patches in {archive.root} is one of the {len(candidates)} that the lists "
+            "put into a split; is the archive unpacked, and are --splits its lists?"
+        )
     if limit is not None:
-        candidates = candidates[scan.is_present[candidates]]
+        candidates = present
     shuffled = np.random.default_rng(0).permutation(candidates)[:limit]
     rows = {split: shuffled[lists.status[shuffled] == code] for split, code in STATUS_OF_SPLIT.items()}
     dropped_by = lists.status[scan.is_present & (lists.status > Status.TEST)]

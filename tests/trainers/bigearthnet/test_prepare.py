@@ -20,6 +20,7 @@ from tests.small_disk import NoPrivateMountsError, mount_small_disk
 from tests.waiting import wait_until
 from trainers.bigearthnet import PrepareError, Version, plan
 from trainers.bigearthnet.bands import ROW, VALUES_PER_PATCH
+from trainers.bigearthnet.command import main
 from trainers.bigearthnet.labels import CLASS_OF_NAME, CLASSES
 from trainers.bigearthnet.prepare import BadPatchesError, Preparation, prepare
 from trainers.bigearthnet.prepared import Manifest, read_names
@@ -138,6 +139,36 @@ def test_a_limit_takes_so_many_of_the_patches_that_are_there(practice):
     manifest = practice.prepare(limit=7)
 
     assert sum(split.patches for split in manifest.splits.values()) == 7
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 100}, {"skip_bad": True}])
+def test_an_archive_without_a_listed_patch_is_refused(practice, options):
+    archive = next(practice.path.glob("BigEarthNet-*"))
+    shutil.rmtree(archive)
+    archive.mkdir()
+
+    with pytest.raises(
+        PrepareError, match=r"none of the 0 patches in .* is one of the \d+ that the lists put into a split"
+    ):
+        practice.prepare(**options)
+
+    assert not (practice.path / "out").exists()
+
+
+def test_a_limit_that_the_archive_cannot_fill_is_said(v2, capsys):
+    there = sum(len(v2.listed(split)) for split in Split)
+
+    assert main(list(v2.command("--limit", "1000")[3:])) == 0
+
+    assert f"--limit is 1000, and only {there} patches are prepared" in capsys.readouterr().err
+
+
+def test_a_split_that_a_limit_leaves_empty_is_said(v2, capsys):
+    assert main(list(v2.command("--limit", "1")[3:])) == 0
+
+    said = capsys.readouterr().err
+    assert "--limit is" not in said
+    assert said.count("is left without a patch") == 2
 
 
 def remove_band(folder: Path) -> None:
