@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import rasterio
 from PIL import Image
 
+from tests.architecture.sources import REPOSITORY
 from trainers.datasets import DatasetError, Split, eurosat, read_samples
 
 IMAGES_PER_CLASS = 6
@@ -56,12 +59,60 @@ def test_both_editions_are_split_alike(tmp_path):
     assert rgb.sizes() == all_bands.sizes()
 
 
+def dry_run(*options: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "study/run.py", "--config", "study/configs/eurosat.toml", "--dry-run", *options)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_the_config_without_the_images_is_answered_with_where_they_are_to_be(tmp_path):
+    answer = dry_run("--set", f'dataset.path="{tmp_path}/absent"')
+
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines() == [
+        f"error: {tmp_path}/absent is no folder; path must be that of EuroSAT, see docs/datasets/eurosat.md."
+    ]
+
+
+def test_the_config_with_the_images_is_a_study(tmp_path):
+    write_jpegs(tmp_path)
+
+    answer = dry_run("--set", f'dataset.path="{tmp_path}"')
+
+    assert answer.returncode == 0, answer.stderr
+    assert "eurosat" in answer.stdout
+
+
 def test_a_missing_class_is_named(tmp_path):
     write_jpegs(tmp_path)
     (tmp_path / "River").rename(tmp_path / "Rivers")
 
     with pytest.raises(DatasetError, match="lacks the folder River;"):
         eurosat.build("", path=str(tmp_path))
+
+
+def test_every_class_without_images_is_named(tmp_path):
+    write_jpegs(tmp_path)
+    for path in (tmp_path / "River").iterdir():
+        path.unlink()
+    for path in (tmp_path / "Forest").iterdir():
+        path.rename(path.with_suffix(".webp"))
+
+    with pytest.raises(DatasetError, match=r"holds no image of Forest, River; each class needs some .* \.jpg, \.jpeg,"):
+        eurosat.build("", path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("write", "suffix"), [(write_jpegs, ".jpeg"), (write_jpegs, ".JPG"), (write_tiffs, ".tiff"), (write_tiffs, ".TIF")]
+)
+def test_all_the_endings_of_image_folder_are_taken(tmp_path, write, suffix):
+    write(tmp_path / "images")
+    for path in (tmp_path / "images/Forest").iterdir():
+        path.rename(path.with_suffix(suffix))
+
+    dataset = eurosat.build(tmp_path / "cache", path=str(tmp_path / "images"))
+
+    assert sum(dataset.sizes().values()) == 10 * IMAGES_PER_CLASS
+    assert all(len(dataset.open(split)) for split in (Split.TRAIN, Split.VAL))
 
 
 def test_both_editions_in_one_folder_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""EuroSAT as it is downloaded: a folder per class, with JPEG (RGB) or with TIFF of 13 bands.
+"""EuroSAT as it is downloaded: a folder per class, with JPEG (RGB) or with TIFF of 13 bands (docs/datasets/eurosat.md).
 
     PATH/AnnualCrop/AnnualCrop_1.jpg       or       PATH/AnnualCrop/AnnualCrop_1.tif
 
@@ -15,7 +15,7 @@ import hashlib
 from pathlib import Path
 
 from trainers.datasets import DatasetError, Split
-from trainers.datasets.image_folder import ImageFolder, LabelTable, TableRow, open_images
+from trainers.datasets.image_folder import SUFFIXES, TIFF_SUFFIXES, ImageFolder, LabelTable, TableRow, open_images
 
 CLASSES = (
     "AnnualCrop",
@@ -30,8 +30,6 @@ CLASSES = (
     "SeaLake",
 )
 
-_SUFFIXES = (".jpg", ".tif")
-
 
 def build(cache_dir: str | Path, *, path: str) -> ImageFolder:
     """The images of one edition, RGB or all bands; which one is seen from the files.
@@ -41,26 +39,32 @@ def build(cache_dir: str | Path, *, path: str) -> ImageFolder:
         path: The folder that holds the ten folders of the classes.
 
     Raises:
-        DatasetError: The folder is not EuroSAT's, or holds both editions.
+        DatasetError: The folder is not EuroSAT's, a class is without images, or both editions are there.
     """
     folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is no folder; path must be that of EuroSAT, see docs/datasets/eurosat.md.")
     missing = [name for name in CLASSES if not (folder / name).is_dir()]
     if missing:
         raise DatasetError(
             f"{folder} lacks the folder{'s' * (len(missing) > 1)} {', '.join(missing)}; path must be the folder that "
             "holds the ten folders of the classes."
         )
-    images = [
-        f"{name}/{file.name}"
-        for name in CLASSES
-        for file in sorted((folder / name).iterdir())
-        if file.suffix in _SUFFIXES
-    ]
-    if len(suffixes := {Path(image).suffix for image in images}) != 1:
-        found = "both JPEG and TIFF" if suffixes else "neither JPEG nor TIFF"
-        raise DatasetError(f"{folder} holds {found}; it must hold one edition of EuroSAT.")
+    images_of = {name: _images(folder / name) for name in CLASSES}
+    if empty := [name for name, images in images_of.items() if not images]:
+        raise DatasetError(
+            f"{folder} holds no image of {', '.join(empty)}; each class needs some whose names end in one of "
+            f"{', '.join(SUFFIXES)}."
+        )
+    images = [f"{name}/{image}" for name in CLASSES for image in images_of[name]]
+    if len({Path(image).suffix.lower() in TIFF_SUFFIXES for image in images}) > 1:
+        raise DatasetError(f"{folder} holds both JPEG and TIFF; it must hold one edition of EuroSAT.")
     table = LabelTable.of([_row(image) for image in images], CLASSES, f"{folder}, with {len(images)} images,")
     return open_images(cache_dir, folder, table, size=None)
+
+
+def _images(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
 def _row(image: str) -> TableRow:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_TIFF_SUFFIXES = (".tif", ".tiff")
-_SUFFIXES = (".jpg", ".jpeg", ".png", *_TIFF_SUFFIXES)
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", *TIFF_SUFFIXES)
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 # Pillow's modes that are no plain gray or colour image, and what they become: palettes are looked up, alpha is dropped.
@@ -223,7 +223,7 @@ class TableRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LabelTable:
-    """What labels.csv says: the rows of train, then of val, then of test, each in the order of the file."""
+    """Labelled images: the rows of train, then of val, then of test, each in the order in which they came."""
 
     class_names: tuple[str, ...]
     images: tuple[str, ...]
@@ -289,8 +289,8 @@ def _parse_row(cells: Sequence[str], header: Sequence[str], where: str) -> Table
     image, split = values.pop("image"), values.pop("split")
     if split not in list(Split):
         raise DatasetError(f"{where}: split is {split!r}; it must be one of {', '.join(Split)}.")
-    if Path(image).suffix.lower() not in _SUFFIXES:
-        raise DatasetError(f"{where}: image is {image!r}; its name must end in one of {', '.join(_SUFFIXES)}.")
+    if Path(image).suffix.lower() not in SUFFIXES:
+        raise DatasetError(f"{where}: image is {image!r}; its name must end in one of {', '.join(SUFFIXES)}.")
     for name, value in values.items():
         if value not in ("0", "1"):
             raise DatasetError(f"{where}: {name} is {value!r}; it must be 0 or 1.")
@@ -320,10 +320,10 @@ def _fingerprint(folder: Path, table: LabelTable, size: int | None) -> str:
 def _decode(file: Path, size: int | None) -> NDArray[np.integer]:
     """The pixels [height, width, bands] of one image, resized if `size` says so."""
     try:
-        pixels = _read_tiff(file) if file.suffix.lower() in _TIFF_SUFFIXES else _read_picture(file)
+        pixels = _read_tiff(file) if file.suffix.lower() in TIFF_SUFFIXES else _read_picture(file)
     # Pillow raises a SyntaxError for a PNG with a broken chunk.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{file} cannot be decoded: {error}; replace it or take it out of labels.csv.") from error
+        raise DatasetError(f"{file} cannot be decoded: {error}; replace it or take it out of the data set.") from error
     if pixels.dtype not in _DTYPES:
         raise DatasetError(f"{file} holds {pixels.dtype} pixels; convert them to {' or '.join(map(str, _DTYPES))}.")
     return pixels if size is None else _resize(pixels, size)
