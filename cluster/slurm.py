@@ -185,6 +185,7 @@ class SlurmPool:
 
     def _look_at_queue(self) -> None:
         submitted = {name: job_id for name in self._jobs if (job_id := self._job_id(name))}
+        is_submitting = len(submitted) < len(self._jobs)
         self._look_again_s = time.monotonic() + self._slurm.squeue_every_s
         try:
             queue = slurm_queue.read_queue(self._study_jobs.job_name)
@@ -200,6 +201,20 @@ class SlurmPool:
             else:
                 self._check_shape(queued)
                 self._note_waiting(name, queued)
+        if not is_submitting:
+            self._cancel_strays(queue, set(submitted.values()))
+
+    def _cancel_strays(self, queue: Sequence[QueuedJob], known: set[str]) -> None:
+        """Cancel jobs of this study that the pool has given up: sbatch had not answered yet, or scancel failed."""
+        strays = [job.job_id for job in self._own(queue) if job.is_alive and job.job_id not in known]
+        if strays:
+            log.info("job %s is not wanted any more", ", ".join(strays))
+            with suppress(SlurmCommandError):
+                slurm_queue.cancel(strays)
+
+    def _own(self, queue: Sequence[QueuedJob]) -> list[QueuedJob]:
+        """Those of this very study: another one, in another folder, may have its name."""
+        return [job for job in queue if job.folder == str(self._study_jobs.folder)]
 
     def _on_job_ended(self, name: str, job_id: str, queued: QueuedJob | None) -> None:
         job = self._jobs[name]
@@ -277,8 +292,7 @@ class SlurmPool:
     def _cancel_leftovers(self) -> None:
         """Cancel the jobs of a driver that died: they would start, find nobody, and hold their nodes meanwhile."""
         try:
-            queue = slurm_queue.read_queue(self._study_jobs.job_name)
-            left = [job.job_id for job in queue if job.folder == str(self._study_jobs.folder)]
+            left = [job.job_id for job in self._own(slurm_queue.read_queue(self._study_jobs.job_name))]
             if left:
                 slurm_queue.cancel(left)
                 self._say(f"cancelled what an earlier driver left in the queue: job {', '.join(left)}")

@@ -28,7 +28,7 @@ CONFIG = """
 name = "{name}"
 trials = {trials}
 seed = 7
-crash_retries = 9
+crash_retries = {crash_retries}
 
 [training]
 epochs = {epochs}
@@ -58,7 +58,7 @@ learning_rate = {{ type = "float", low = 1e-3, high = 1e-2, log = true }}
 """
 
 SITE = """
-launcher = "srun"
+launcher = "{launcher}"
 nodes_per_trial = {nodes}
 ranks_per_node = {ranks_per_node}
 cpus_per_rank = 1
@@ -94,6 +94,8 @@ class SlurmStudy:
     sandbox: Sandbox
     folder: Path
     name: str = "faults"
+    launcher: str = "srun"
+    crash_retries: int = 1
     trials: int = 1
     epochs: int = 30
     train: int = 256

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from distributed import Client, SpecCluster
 
 from cluster.certificates import TlsFiles, create_certificates
 from cluster.quiet_dask import QuietScheduler, QuietWorker
+from tests.cluster.stranger import connect_as_stranger
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +35,6 @@ def cluster(files: TlsFiles) -> Iterator[SpecCluster]:
 def test_who_holds_the_certificate_gets_in(cluster: SpecCluster, files: TlsFiles) -> None:
     with Client(cluster.scheduler_address, security=files.security(), timeout=10) as client:
         assert client.submit(sum, (1, 2)).result(timeout=10) == 3
-
-
-def connect_as_stranger(address: str, **security: Path) -> str:
-    """What another process gets that runs a plain distributed.Client."""
-    options = {name: str(path) for name, path in security.items()}
-    program = (
-        "from distributed import Client; from distributed.security import Security\n"
-        f"security = Security(require_encryption=True, **{options!r}) if {options!r} else None\n"
-        f"print(Client({address!r}, security=security, timeout=5).submit(sum, (1, 2)).result(timeout=5))"
-    )
-    ended = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode != 0
-    assert ended.stdout == ""
-    return ended.stderr
 
 
 def test_a_plain_client_is_turned_away(cluster: SpecCluster) -> None:

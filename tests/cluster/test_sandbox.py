@@ -18,7 +18,10 @@ from cluster.sandbox import CommandError, Isolation, Sandbox, SandboxError, Sand
 from cluster.sandbox.daemons import best_isolation
 from cluster.sandbox.layout import SandboxLayout, Slot, gres_conf, hosts, slurm_conf
 from cluster.sandbox.packages import missing_packages, with_sbin
+from tests.cluster.installed_slurm import needs_slurm
 from tests.waiting import wait_until
+
+pytestmark = needs_slurm
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden")

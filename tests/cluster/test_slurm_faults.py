@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from cluster.sandbox import Isolation, Sandbox, SandboxShape
+from tests.cluster.installed_slurm import needs_slurm
 from tests.cluster.slurm_study import START_S, SlurmStudy
+from tests.cluster.stranger import connect_as_stranger
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [needs_slurm, pytest.mark.timeout(900)]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes networks")
 
 # Two ranks with 128 + 16 samples each, in batches of 8: 18 reads an epoch.
@@ -104,6 +106,28 @@ def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> Non
     study.require_complete()
     # Each fault ended an attempt; the allocation that lost a node may have ended another.
     assert len(study.attempt_ends()) > len(faults), study.attempt_ends()
+
+
+def test_ranks_of_mpirun_and_their_driver_know_their_own_from_strangers(study: SlurmStudy) -> None:
+    study.launcher, study.epochs, study.hold_at_read = "mpirun", 2, IN_THE_SECOND_EPOCH
+    study.start()
+    study.wait_for_held_ranks(attempt=1)
+    scheduler = next(word for word in study.worker().cmdline() if word.startswith("tls://"))
+    assert "TLS" in connect_as_stranger(scheduler)
+    # As one that sbatch accepted after the driver had given up on it.
+    folder = study.study_dir / "jobs"
+    name = study.sandbox.run("squeue", "--noheader", "--format=%j").strip()
+    stray = ("--parsable", f"--job-name={name}", f"--chdir={folder}", *QUIET, "--wrap", "sleep 600")
+    job = study.sandbox.run("sbatch", *stray).strip()
+    wait_until(lambda: job not in study.job_ids(), 60)
+    study.hold_no_more()
+    kill_rank(study, job)
+
+    assert study.wait_for_end(2 * START_S) == 0, study.output
+    study.require_nothing_left()
+    study.require_complete()
+    assert study.attempt_ends() == ["interrupted", "ended"]
+    assert len(study.jobs_that_ran()) == 1
 
 
 def test_what_happens_to_one_trial_is_nothing_to_the_other(study: SlurmStudy) -> None:

@@ -12,8 +12,11 @@ import optuna
 import pytest
 
 from cluster.sandbox import Sandbox, SandboxShape
+from tests.cluster.installed_slurm import needs_slurm
 from tests.cluster.slurm_study import REPOSITORY
 from tests.waiting import wait_until
+
+pytestmark = needs_slurm
 
 SANDBOX_CONFIG = "study/configs/sandbox.toml"
 
