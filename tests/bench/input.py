@@ -23,8 +23,9 @@ from trainers.bigearthnet import Version
 from trainers.bigearthnet.archive import Archive
 from trainers.bigearthnet.bands import BYTES_PER_PATCH, ROW, ROW_DTYPE, VALUES_PER_PATCH
 from trainers.bigearthnet.plan import ShardPlan, make_plan
-from trainers.bigearthnet.prepare import Preparation, prepare, write_shard
+from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.prepared import read_names
+from trainers.bigearthnet.shard import write_shard
 from trainers.bigearthnet.split_lists import read_split_lists
 from trainers.bigearthnet.synthesize import synthesize
 from trainers.datasets import Split, bigearthnet, read_samples
@@ -135,7 +136,7 @@ def _prepare(folder: Path) -> dict[str, float]:
     (folder / "again/train").mkdir(parents=True)
 
     def ours() -> int:
-        return write_shard(shard, archive, folder / "again")
+        return len(write_shard(shard, archive, folder / "again").names)
 
     def bare() -> int:
         for name in shard.names:

@@ -1,4 +1,4 @@
-"""`python -m trainers.datasets.bigearthnet prepare | statistics | synthesize`."""
+"""`python -m trainers.datasets.bigearthnet prepare | statistics | verify | synthesize`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.prepare import Preparation, prepare
-from trainers.bigearthnet.prepared import Manifest, read_manifest
+from trainers.bigearthnet.prepared import Manifest, damaged_files, read_manifest
 from trainers.bigearthnet.split_lists import V2_TABLE
 from trainers.bigearthnet.statistics import band_statistics
 from trainers.bigearthnet.synthesize import synthesize
@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             _prepare(parsed, console)
         elif parsed.command == "statistics":
             _show_statistics(parsed, console)
+        elif parsed.command == "verify":
+            _verify(parsed.data, console)
         else:
             synthesize(parsed.version, parsed.patches, parsed.out, parsed.seed)
             lists = parsed.out / ("splits" if parsed.version is Version.V1 else V2_TABLE)
@@ -88,6 +90,20 @@ def _show_statistics(parsed: argparse.Namespace, console: Console) -> None:
     for band, (mean, std) in bands.items():
         table.add_row(band.name, f"{mean:.2f}", f"{std:.2f}", f"{band.mean:.2f}", f"{band.std:.2f}")
     Console().print(table)
+
+
+def _verify(folder: Path, console: Console) -> None:
+    manifest = read_manifest(folder)
+    total = sum(split.patches for split in manifest.splits.values())
+    with _progress(console) as progress:
+        task = progress.add_task("patches", total=total)
+        damaged = list(damaged_files(folder, manifest, lambda n: progress.advance(task, n)))
+    if damaged:
+        raise PrepareError(
+            f"{', '.join(map(str, damaged))}: not what prepare wrote. Give the command that prepared {folder} again; "
+            "it writes these anew and keeps the others."
+        )
+    print(f"{total} patches in {folder} are what prepare wrote.")
 
 
 def _counts(manifest: Manifest) -> Table:
@@ -151,6 +167,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     command = commands.add_parser("statistics", help="mean and standard deviation of each band of prepared data")
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="the --out of prepare")
     command.add_argument("--split", type=Split, choices=list(Split), default=Split.TRAIN)
+
+    command = commands.add_parser("verify", help="read prepared data and compare them with their checksums")
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="the --out of prepare")
 
     command = commands.add_parser("synthesize", help="write a practice archive in the true layout")
     command.add_argument("--patches", type=_positive, required=True, help="those that the lists drop included")

@@ -11,7 +11,6 @@ Every file is written under a temporary name and renamed. Nothing depends on the
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import multiprocessing
@@ -23,19 +22,22 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from storage.trial_dir import write_atomically
 from trainers.bigearthnet import PrepareError, Version
-from trainers.bigearthnet.archive import Archive, PatchError, reading
-from trainers.bigearthnet.bands import BYTES_PER_PATCH, ROW_DTYPE, VALUES_PER_PATCH
+from trainers.bigearthnet.archive import Archive
+from trainers.bigearthnet.bands import BYTES_PER_PATCH
 from trainers.bigearthnet.plan import OFFICIAL_SIZES, Plan, ShardPlan, make_plan
 from trainers.bigearthnet.prepared import MANIFEST_NAME, Manifest, ShardEntry, SplitManifest, write_split
+from trainers.bigearthnet.shard import ShardRecord, has_record, read_finished, write_shard
 from trainers.bigearthnet.split_lists import read_split_lists
 from trainers.datasets import Split
 
@@ -63,18 +65,11 @@ class Preparation:
     patches_per_shard: int = 1024
 
 
+Result = TypeVar("Result")
+
+
 class BadPatchesError(PrepareError):
     """There are patches that cannot be used, and leave to skip them was not given."""
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """What is in a shard."""
-
-    names: tuple[str, ...]
-    classes: tuple[int, ...]
-    sha256: str
-    bad: tuple[tuple[str, str], ...]
 
 
 def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lambda done, total: None) -> Manifest:
@@ -100,8 +95,8 @@ def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lam
         _refuse_foreign_folder(out)
         with FileLock(out / _LOCK_NAME, timeout=0):
             _begin(plan, out)
-            _write_shards(plan, archive, preparation, on_shard)
-            return _finish(plan, preparation)
+            records = _write_shards(plan, archive, preparation, on_shard)
+            return _finish(plan, records, preparation)
     except Timeout as error:
         raise PrepareError(f"another prepare is writing to {out}; wait for it, or choose another --out.") from error
     except OSError as error:
@@ -150,39 +145,49 @@ def _remove_half_written(out: Path) -> None:
                 path.unlink()
 
 
-def _write_shards(plan: Plan, archive: Archive, preparation: Preparation, on_shard: Callable[[int, int], None]) -> None:
-    out, total = preparation.out, plan.patch_count
-    done = sum(len(shard.names) for shard in plan.shards() if _is_finished(shard, out))
+def _write_shards(
+    plan: Plan, archive: Archive, preparation: Preparation, on_shard: Callable[[int, int], None]
+) -> dict[str, ShardRecord]:
+    """Write the shards that are not there or not whole. Gives the record of each, by its stem."""
+    out, total, workers = preparation.out, plan.patch_count, preparation.workers
+    found = (shard for shard in plan.shards() if has_record(shard, out))
+    checked = _in_parallel(partial(read_finished, out=out), found, workers)
+    records = {stem: record for stem, record in checked if record is not None}
+    done = sum(record.planned_patches for record in records.values())
     on_shard(done, total)
-    missing = (shard for shard in plan.shards() if not _is_finished(shard, out))
     needed = (min(total, plan.archive_size) - done) * BYTES_PER_PATCH
     if (free := shutil.disk_usage(out).free) < needed:
         raise PrepareError(
             f"{out} has {free / 2**20:,.0f} MiB free, and {needed / 2**20:,.0f} MiB are to be written; make room."
         )
-    for patches in _in_parallel(missing, archive, out, preparation.workers):
-        done += patches
+    finished = frozenset(records)
+    missing = (shard for shard in plan.shards() if shard.stem not in finished)
+    for stem, record in _in_parallel(partial(write_shard, archive=archive, out=out), missing, workers):
+        records[stem] = record
+        done += record.planned_patches
         on_shard(done, total)
+    return records
 
 
-def _in_parallel(shards: Iterator[ShardPlan], archive: Archive, out: Path, workers: int) -> Iterator[int]:
-    """Write the shards, and give the number of patches of each as it is finished."""
+def _in_parallel(
+    work: Callable[[ShardPlan], Result], shards: Iterator[ShardPlan], workers: int
+) -> Iterator[tuple[str, Result]]:
+    """Do the work for each shard, and give the shard's stem and the result as it is finished."""
     if workers == 1:
         for shard in shards:
-            yield write_shard(shard, archive, out)
+            yield shard.stem, work(shard)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
         # Two a worker: enough to keep all busy, and the plan of the whole archive is never in flight.
-        pending: set[Future[int]] = {
-            pool.submit(write_shard, shard, archive, out) for shard in islice(shards, 2 * workers)
+        pending: dict[Future[Result], str] = {
+            pool.submit(work, shard): shard.stem for shard in islice(shards, 2 * workers)
         }
         try:
             while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-                    pending |= {pool.submit(write_shard, shard, archive, out) for shard in islice(shards, 1)}
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield pending.pop(future), future.result()
+                    pending |= {pool.submit(work, shard): shard.stem for shard in islice(shards, 1)}
         finally:
             for future in pending:
                 future.cancel()
@@ -201,76 +206,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def write_shard(shard: ShardPlan, archive: Archive, out: Path) -> int:
-    """Read the patches of one shard and write it with its record. Gives their number, bad ones included."""
-    names: list[str] = []
-    all_classes: list[int] = []
-    bad: list[tuple[str, str]] = []
-    digest = hashlib.sha256()
-    path = out / f"{shard.stem}.u16"
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    row = np.empty(VALUES_PER_PATCH, ROW_DTYPE)
-    try:
-        with reading(), scratch.open("wb", buffering=0) as file:
-            for index, name in enumerate(shard.names):
-                try:
-                    classes = _read_patch(shard, index, archive, row)
-                except PatchError as error:
-                    bad.append((name, str(error)))
-                    continue
-                _write_all(file, row)
-                digest.update(row.data)
-                names.append(name)
-                all_classes.append(classes)
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-    record = ShardRecord(tuple(names), tuple(all_classes), digest.hexdigest(), tuple(bad))
-    write_atomically(path.with_suffix(".json"), json.dumps(asdict(record)).encode())
-    return len(shard.names)
-
-
-def _read_patch(shard: ShardPlan, index: int, archive: Archive, row: np.ndarray) -> int:
-    """Fill the row with a patch's pixels, and give its classes."""
-    folder_name = shard.folder_names[index]
-    try:
-        classes = archive.read_classes(folder_name) if shard.classes is None else shard.classes[index]
-        if classes == 0:
-            raise PatchError("none of its labels is in the 19 classes, though no list drops it")
-        archive.read_pixels(folder_name, row)
-    except PatchError as error:
-        if not archive.folder(folder_name).is_dir():
-            raise PatchError(f"in the split {shard.split}, but not in the archive") from error
-        raise
-    return classes
-
-
-def _write_all(file: io.FileIO, row: np.ndarray) -> None:
-    view = row.data.cast("B")
-    while view:
-        # Near the end of a disk or a quota, less than all is written before the error comes.
-        view = view[file.write(view) :]
-
-
-def _is_finished(shard: ShardPlan, out: Path) -> bool:
-    """Whether the shard is there and whole. One with bad patches is read again, because they may be mended."""
-    try:
-        record = read_record(shard, out)
-        size = (out / f"{shard.stem}.u16").stat().st_size
-    except FileNotFoundError:
-        return False
-    return not record.bad and size == len(record.names) * BYTES_PER_PATCH
-
-
-def read_record(shard: ShardPlan, out: Path) -> ShardRecord:
-    values = json.loads((out / f"{shard.stem}.json").read_bytes())
-    bad = tuple((name, reason) for name, reason in values["bad"])
-    return ShardRecord(tuple(values["names"]), tuple(values["classes"]), values["sha256"], bad)
-
-
-def _finish(plan: Plan, preparation: Preparation) -> Manifest:
+def _finish(plan: Plan, records: dict[str, ShardRecord], preparation: Preparation) -> Manifest:
     """Report what is bad, check the counts, and write labels, names and the manifest.
 
     Raises:
@@ -278,13 +214,13 @@ def _finish(plan: Plan, preparation: Preparation) -> Manifest:
         PrepareError: The archive is whole, but the counts are not the official ones.
     """
     out, version = preparation.out, preparation.version
-    bad_count = _write_report(plan, out)
+    bad_count = _write_report(plan, records, out)
     if bad_count and not preparation.skip_bad:
         raise BadPatchesError(
             f"{bad_count} patches cannot be used; {out / REPORT_NAME} has the reason for each. Mend them, or give the "
             "same command with --skip-bad to leave them out."
         )
-    splits = {split: _finish_split(plan, split, out) for split in Split}
+    splits = {split: _finish_split(plan, records, split, out) for split in Split}
     sizes = {split: manifest.patches for split, manifest in splits.items()}
     is_official = sizes == OFFICIAL_SIZES[version]
     if plan.is_of_whole_archive and not is_official and not bad_count:
@@ -308,22 +244,22 @@ def _finish(plan: Plan, preparation: Preparation) -> Manifest:
     return manifest
 
 
-def _write_report(plan: Plan, out: Path) -> int:
+def _write_report(plan: Plan, records: dict[str, ShardRecord], out: Path) -> int:
     """List every bad patch in OUT/bad_patches.csv, sorted; gives their number."""
-    bad = sorted({*plan.bad, *(entry for shard in plan.shards() for entry in read_record(shard, out).bad)})
+    bad = sorted({*plan.bad, *(entry for record in records.values() for entry in record.bad)})
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("patch", "reason"), *bad])
     write_atomically(out / REPORT_NAME, text.getvalue().encode())
     return len(bad)
 
 
-def _finish_split(plan: Plan, split: Split, out: Path) -> SplitManifest:
+def _finish_split(plan: Plan, records: dict[str, ShardRecord], split: Split, out: Path) -> SplitManifest:
     names: list[str] = []
     classes: list[int] = []
     entries: list[ShardEntry] = []
     for shard in plan.shards():
         if shard.split is split:
-            record = read_record(shard, out)
+            record = records[shard.stem]
             names += record.names
             classes += record.classes
             entries.append(ShardEntry(f"{shard.stem}.u16", len(record.names), record.sha256))

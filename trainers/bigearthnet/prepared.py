@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from storage.trial_dir import write_atomically
 from trainers.bigearthnet import Version
 from trainers.bigearthnet.bands import BYTES_PER_PATCH, ROW, SHARD_FORMAT
+from trainers.bigearthnet.checksum import sha256_of
 from trainers.bigearthnet.labels import CLASSES, decode
 from trainers.datasets import DatasetError, Split
 
@@ -121,6 +122,30 @@ def _check_size(path: Path, expected: int) -> None:
         raise DatasetError(f"{path} {found}; delete it and give the command that prepared it again.")
 
 
+def damaged_files(
+    folder: Path, manifest: Manifest, on_patches: Callable[[int], None] = lambda patches: None
+) -> Iterator[Path]:
+    """The files whose content is no more what prepare wrote, by the checksums of the manifest.
+
+    Args:
+        on_patches: Called with the number of patches of each shard that has been read.
+    """
+    for split, entries in manifest.splits.items():
+        files = (("labels.npy", entries.labels_sha256), ("names.txt", entries.names_sha256))
+        yield from (path for name, sha256 in files if not _holds(path := folder / split / name, sha256))
+        for shard in entries.shards:
+            if not _holds(folder / shard.path, shard.sha256):
+                yield folder / shard.path
+            on_patches(shard.patches)
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    try:
+        return sha256_of(path) == sha256
+    except OSError:
+        return False
+
+
 def write_split(
     folder: Path, split: Split, names: Sequence[str], classes: NDArray[np.uint32], shards: tuple[ShardEntry, ...]
 ) -> SplitManifest:
@@ -145,18 +170,19 @@ def read_labels(folder: Path, split: Split, manifest: Manifest) -> NDArray[np.ui
     """Labels of a split, uint8 [patches, 19].
 
     Raises:
-        DatasetError: They are not there, or not those of the manifest.
+        DatasetError: They are not there, or not those of the manifest, by its checksum.
     """
-    path, patches = folder / split / "labels.npy", manifest.splits[split].patches
+    path, expected = folder / split / "labels.npy", manifest.splits[split].labels_sha256
     try:
-        labels: NDArray[np.uint8] = np.load(path)
-    except (OSError, ValueError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}; give the command that prepared it again.") from error
-    if labels.shape != (patches, len(CLASSES)) or labels.dtype != np.uint8:
+    if (found := hashlib.sha256(content).hexdigest()) != expected:
         raise DatasetError(
-            f"{path} is {labels.dtype} {labels.shape}, not uint8 {(patches, len(CLASSES))}; give the command that "
-            "prepared it again."
+            f"{path} is not what prepare wrote: its sha256 is {found[:12]}..., not {expected[:12]}...; give the "
+            "command that prepared it again."
         )
+    labels: NDArray[np.uint8] = np.load(io.BytesIO(content))
     return labels
 
 

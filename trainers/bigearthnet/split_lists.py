@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.archive import canonical_name
+from trainers.bigearthnet.checksum import sha256_of
 from trainers.bigearthnet.labels import UnknownLabelError, encode_19
 from trainers.datasets import Split
 
@@ -106,7 +106,7 @@ def _read_v1(folder: Path) -> SplitLists:
             continue
         names.append(np.fromiter(_read_names(path), _NAME))
         status.append(np.full(len(names[-1]), listed_as, np.uint8))
-        sha256[path.name] = _sha256(path)
+        sha256[path.name] = sha256_of(path)
     all_names = np.concatenate(names)
     keys = np.fromiter((canonical_name(Version.V1, name.decode()) for name in all_names), _NAME)
     classes = np.full(len(keys), UNKNOWN_CLASSES)
@@ -135,7 +135,7 @@ def _read_v2(path: Path) -> SplitLists:
     bad: list[tuple[str, str]] = []
     parts = [_parse_batch(batch, path, bad) for batch in chain.from_iterable(map(_read_batches, tables))]
     names, status, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    sha256 = {table.name: _sha256(table) for table in tables}
+    sha256 = {table.name: sha256_of(table) for table in tables}
     return _without_contradictions(Version.V2, names, names, status, classes, bad, sha256)
 
 
@@ -198,8 +198,3 @@ def _without_contradictions(
     if names_found and len(names_found) < len(keys):
         keep &= ~np.isin(keys, np.array(sorted(names_found), _NAME))
     return SplitLists(version, keys[keep], names[keep], status[keep], classes[keep], tuple(found), sha256)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

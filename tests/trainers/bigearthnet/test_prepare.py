@@ -428,6 +428,49 @@ def test_a_shard_that_was_cut_short_is_found_before_training_and_mended_by_the_s
     bigearthnet.build("", path=str(practice.path / "out"))
 
 
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["train/00000.u16", "train/labels.npy", "train/names.txt"])
+def test_damage_that_leaves_the_size_is_found_by_verify_and_mended_by_the_same_command(v2, name, capsys):
+    v2.prepare()
+    out = v2.path / "out"
+    whole = contents(out)
+    verify = ["verify", "--data", str(out)]
+    assert main(verify) == 0
+    flip_a_bit(out / name)
+
+    assert main(verify) == 2
+    assert f"{out / name}: not what prepare wrote. Give the command" in capsys.readouterr().err
+
+    v2.prepare(workers=2)
+    assert contents(out) == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"names": ["x"], "classes": [1], "sha256": "", "bad": []}'])
+def test_a_shard_with_a_broken_record_is_written_again(v2, content):
+    v2.prepare()
+    whole = contents(v2.path / "out")
+    (v2.path / "out/val/00000.json").write_bytes(content)
+
+    v2.prepare()
+
+    assert contents(v2.path / "out") == whole
+
+
+def test_damaged_labels_are_not_trained_on(v2):
+    v2.prepare()
+    flip_a_bit(v2.path / "out/train/labels.npy")
+
+    with pytest.raises(
+        DatasetError, match=r"labels\.npy is not what prepare wrote: its sha256 is .*; give the command"
+    ):
+        bigearthnet.build("", path=str(v2.path / "out")).open(Split.TRAIN)
+
+
 def test_statistics_are_those_of_the_pixels(whole):
     manifest = whole.prepare("out-statistics")
     samples, _ = read_split(whole.path / "out-statistics", Split.TRAIN)
