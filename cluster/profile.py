@@ -148,17 +148,27 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
         tables = tomllib.loads(path.read_text())
         for override in overrides:
             apply_override(tables, override)
+        if "name" in tables:
+            raise SiteError(f"{path}: name={tables['name']!r} is no key; a site is called as its file is.")
         return SiteProfile(name=path.stem, **tables)
     except OverrideError as error:
         raise SiteError(f"--site-set {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SiteError(f"{path}: not valid TOML: {error}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SiteError(f"{path} cannot be read: {error}.") from error
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        raise SiteError(
-            f"{path}: {reasons}. Valid keys: {', '.join(k for k in SiteProfile.model_fields if k != 'name')}; under "
-            f"[slurm]: {', '.join(SlurmSettings.model_fields)}."
-        ) from error
+        raise SiteError(f"{path}: {_describe(error)}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    """What is wrong with a profile, and the valid keys where it has another one."""
+    found = error.errors()
+    reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in found) + "."
+    if all(e["type"] != "extra_forbidden" for e in found):
+        return reasons
+    keys = ", ".join(key for key in SiteProfile.model_fields if key != "name")
+    return f"{reasons} Valid keys: {keys}; under [slurm]: {', '.join(SlurmSettings.model_fields)}."
 
 
 def check_complete(profile: SiteProfile) -> None:

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from storage.records import TrialSpec
 from storage.trial_dir import TrialDir
 from study.config import ConfigError, StudyConfig
 from study.search_space import Choices
@@ -21,7 +23,11 @@ def check_shared_parts(config: StudyConfig, world_size: int) -> None:
     Raises:
         ConfigError: With the trainer's own words.
     """
-    spec = config.trial_spec(number=0, seed=0, sampled=_any_sample(config), world_size=world_size)
+    for sampled in _samples(config):
+        _check(config.trial_spec(number=0, seed=0, sampled=sampled, world_size=world_size))
+
+
+def _check(spec: TrialSpec) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         trial = TrialDir(Path(scratch))
         trial.write_spec(spec)
@@ -35,9 +41,13 @@ def check_shared_parts(config: StudyConfig, world_size: int) -> None:
         raise ConfigError(cause(check.stderr))
 
 
-def _any_sample(config: StudyConfig) -> dict[str, Any]:
-    """One value of each parameter: which one does not matter to what is checked here."""
-    return {
-        name: parameter.choices[0] if isinstance(parameter, Choices) else parameter.low
+def _samples(config: StudyConfig) -> Iterator[dict[str, Any]]:
+    """One configuration, and with it each other choice, or the other end of the range, of what is checked here."""
+    values = {
+        name: parameter.choices if isinstance(parameter, Choices) else (parameter.low, parameter.high)
         for name, parameter in config.search_space.parameters().items()
     }
+    first = {name: among[0] for name, among in values.items()}
+    yield first
+    for name in [*config.search_space.dataset, *config.search_space.batch_policy]:
+        yield from (first | {name: value} for value in values[name][1:])

@@ -64,9 +64,8 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     from study.preflight import check_shared_parts
     from study.samplers import check_sampler
 
-    profile = load_site(arguments.site, arguments.site_set)
-    if arguments.jobs is not None:
-        profile = profile.model_copy(update={"max_concurrent_trials": arguments.jobs})
+    jobs = [] if arguments.jobs is None else [f"max_concurrent_trials={arguments.jobs}"]
+    profile = load_site(arguments.site, [*arguments.site_set, *jobs])
     cores = available_cores()
     layout, slots = profile.layout(cores), profile.concurrent_trials(cores)
     check_sampler(config.study.sampler)

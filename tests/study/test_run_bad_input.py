@@ -34,6 +34,10 @@ def error_of(finished: Finished) -> str:
         pytest.param(["--set", "model.name=vgg"], ["model.name='vgg' does not exist", "small_resnet"], id="no model"),
         pytest.param(["--set", "dataset.name=mnist"], ["'mnist' does not exist", "image_folder"], id="no dataset"),
         pytest.param(["--site", "frontier"], ["there is no site 'frontier'", "local"], id="no site"),
+        pytest.param(["--jobs", "0"], ["max_concurrent_trials", "greater than or equal to 1", "got 0"], id="no jobs"),
+        pytest.param(["--site-set", "name=x"], ["name='x' is no key", "as its file is"], id="a named site"),
+        pytest.param(["--site-set", "gpus=4"], ["gpus", "Valid keys: launcher", "gpus_per_node"], id="no such site key"),
+        pytest.param(["--site", "latin.toml"], ["latin.toml cannot be read", "utf-8"], id="a site that is not UTF-8"),
         pytest.param(["--set", "study.sampler=grid"], ["study.sampler='grid'", "random, tpe"], id="no sampler"),
         pytest.param(["--trials", "0"], ["study.trials", "got 0"], id="no trials"),
         pytest.param(
@@ -45,6 +49,14 @@ def error_of(finished: Finished) -> str:
             ["--set", "batch_policy.small_global_batch_size=24"],
             ["global_batch_size=24", "does not divide loader_batch_size=32 evenly; use 16 or 32"],
             id="a batch that does not split the loader batch",
+        ),
+        pytest.param(
+            [
+                *("--set", 'batch_policy={name="constant"}'),
+                *("--set", 'search_space.batch_policy.global_batch_size={type="categorical", choices=[32, 16, 15]}'),
+            ],
+            ["global_batch_size=15 does not split evenly over 2 ranks; use 8 or 16"],
+            id="a choice that does not split over the ranks",
         ),
         pytest.param(["--set", "dataset.val=1"], ["the val split", "holds 1 samples", "2 ranks"], id="a small split"),
         pytest.param(
@@ -66,6 +78,7 @@ def error_of(finished: Finished) -> str:
     ],
 )
 def test_it_is_told_in_one_line_with_what_to_do_and_leaves_nothing_behind(workplace, arguments, said):
+    (workplace.folder / "latin.toml").write_bytes("# J\xfclich".encode("latin-1"))
     before = set(workplace.files())
 
     error = error_of(workplace.run(*arguments, **{PASSWORD_VARIABLE: SECRET}))
