@@ -134,12 +134,10 @@ class BigEarthNet:
         # Bands of one resolution together: three resizes instead of twelve.
         images, order = [], []
         for size in sorted({band.size for band in self.bands}, reverse=True):
-            alike = [band for band in self.bands if band.size == size]
-            images.append(self._to_full_size(_cut(samples, alike, size), size))
+            alike = sorted((band for band in self.bands if band.size == size), key=lambda band: band.offset)
+            images.append(self._to_full_size(_cut(samples, alike), size))
             order += alike
         together = images[0] if len(images) == 1 else tf.concat(images, axis=-1)
-        if order == list(self.bands):
-            return together
         return tf.gather(together, [order.index(band) for band in self.bands], axis=-1)
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -230,23 +228,21 @@ def _is_first_of_node() -> bool:
     return os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
-def _cut(samples: tf.Tensor, bands: list[Band], size: int) -> tf.Tensor:
-    """The bands of one size, standardised: float32 [n, size, size, bands]."""
+def _cut(samples: tf.Tensor, bands: list[Band]) -> tf.Tensor:
+    """Bands of one size in the order of a row, standardised: float32 [n, size, size, bands]."""
     import tensorflow as tf
 
+    size, block = bands[0].size, samples[:, bands[0].offset : bands[-1].stop]
     # As few pieces as possible: bands that lie one after the other are cut out together.
-    lying = sorted(bands, key=lambda band: band.offset)
-    block = samples[:, lying[0].offset : lying[-1].stop]
-    if len(lying) * size**2 == lying[-1].stop - lying[0].offset:
-        pieces = tf.reshape(block, [-1, len(lying), size, size])
+    if len(bands) * size**2 == bands[-1].stop - bands[0].offset:
+        pieces = tf.reshape(block, [-1, len(bands), size, size])
     else:
-        pieces = tf.stack([tf.reshape(samples[:, b.offset : b.stop], [-1, size, size]) for b in lying], axis=1)
-    mean = np.array([band.mean for band in lying], np.float32)[:, None, None]
-    std = np.array([band.std for band in lying], np.float32)[:, None, None]
+        pieces = tf.stack([tf.reshape(samples[:, b.offset : b.stop], [-1, size, size]) for b in bands], axis=1)
+    mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
+    std = np.array([band.std for band in bands], np.float32)[:, None, None]
     # Standardised before they are transposed: TensorFlow moves a cast behind a transposition that follows it, and has
     # no fast one for uint16.
-    images = tf.transpose((tf.cast(pieces, tf.float32) - mean) * (1.0 / std), [0, 2, 3, 1])
-    return tf.gather(images, [lying.index(band) for band in bands], axis=-1) if lying != bands else images
+    return tf.transpose((tf.cast(pieces, tf.float32) - mean) * (1.0 / std), [0, 2, 3, 1])
 
 
 if __name__ == "__main__":
