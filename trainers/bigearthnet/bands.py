@@ -10,14 +10,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Mean and standard deviation, digital numbers over BigEarthNet, in the satellite's order of bands.
-from trainers.datasets.synthetic_bigearthnet import BANDS as STATISTICS
-
 SHARD_FORMAT = 1
 """Counted up when the same archive would give other shards."""
 
 PATCH_SIZE = 120
 """Height and width of a patch in pixels of 10 m: 1,200 m."""
+
+STATISTICS = {
+    "B01": (340.77, 554.81),
+    "B02": (429.94, 572.42),
+    "B03": (614.22, 582.88),
+    "B04": (590.24, 675.89),
+    "B05": (950.68, 729.90),
+    "B06": (1792.46, 1096.01),
+    "B07": (2075.47, 1273.45),
+    "B08": (2218.95, 1365.46),
+    "B8A": (2266.46, 1356.14),
+    "B09": (2246.06, 1302.33),
+    "B11": (1594.43, 1079.19),
+    "B12": (1009.33, 818.87),
+}
+"""Mean and standard deviation of each band, digital numbers over BigEarthNet, in the satellite's order of bands."""
 
 _SIZES = {
     **dict.fromkeys(("B02", "B03", "B04", "B08"), 120),

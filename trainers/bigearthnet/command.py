@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -19,10 +21,16 @@ from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.prepared import Manifest, damaged_files, read_manifest
 from trainers.bigearthnet.split_lists import V2_TABLE
 from trainers.bigearthnet.statistics import band_statistics
-from trainers.bigearthnet.synthesize import synthesize
+from trainers.bigearthnet.synthesize import V1_LISTS_FOLDER, synthesize
 from trainers.datasets import DatasetError, Split
 
+Choice = TypeVar("Choice", bound=StrEnum)
+
 _EXIT_BAD_INPUT = 2
+_INTERRUPTED = {
+    "prepare": "interrupted; give the same command again to go on",
+    "synthesize": "interrupted; delete what is half done in --out before you give the same command again",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             _verify(parsed.data, console)
         else:
             synthesize(parsed.version, parsed.patches, parsed.out, parsed.seed)
-            lists = parsed.out / ("splits" if parsed.version is Version.V1 else V2_TABLE)
+            lists = parsed.out / (V1_LISTS_FOLDER if parsed.version is Version.V1 else V2_TABLE)
             print(
                 f"{parsed.patches} patches are in {parsed.out}. Next: python -m trainers.datasets.bigearthnet prepare "
                 f"--version {parsed.version} --archive {parsed.out} --splits {lists} --out {parsed.out / 'shards'}"
@@ -46,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return _EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        console.print("interrupted; give the same command again to go on")
+        console.print(_INTERRUPTED.get(parsed.command, "interrupted"))
         return 130
     return 0
 
@@ -154,36 +162,54 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
     command = commands.add_parser("prepare", help="read the downloaded archive and write shards")
     command.add_argument("--archive", type=Path, required=True, metavar="DIR", help="holds the unpacked archive")
-    command.add_argument("--version", type=Version, choices=list(Version), required=True)
+    command.add_argument("--version", type=_one_of(Version), metavar="{v1,v2}", required=True)
     command.add_argument(
         "--splits", type=Path, required=True, help="v1: the folder of the official lists; v2: metadata.parquet"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the shards go")
-    command.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
-    command.add_argument("--limit", type=_positive, help="a random sample of so many patches, always the same")
+    command.add_argument(
+        "--workers", type=_at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores"
+    )
+    command.add_argument("--limit", type=_at_least(1), help="a random sample of so many patches, always the same")
     command.add_argument("--skip-bad", action="store_true", help="leave out patches that cannot be used")
-    command.add_argument("--patches-per-shard", type=_positive, default=1024, help="default: 1024, 164 MB")
+    command.add_argument("--patches-per-shard", type=_at_least(1), default=1024, help="default: 1024, 164 MB")
 
     command = commands.add_parser("statistics", help="mean and standard deviation of each band of prepared data")
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="the --out of prepare")
-    command.add_argument("--split", type=Split, choices=list(Split), default=Split.TRAIN)
+    command.add_argument("--split", type=_one_of(Split), metavar="{train,val,test}", default=Split.TRAIN)
 
     command = commands.add_parser("verify", help="read prepared data and compare them with their checksums")
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="the --out of prepare")
 
     command = commands.add_parser("synthesize", help="write a practice archive in the true layout")
-    command.add_argument("--patches", type=_positive, required=True, help="those that the lists drop included")
-    command.add_argument("--version", type=Version, choices=list(Version), required=True)
+    command.add_argument("--patches", type=_at_least(1), required=True, help="those that the lists drop included")
+    command.add_argument("--version", type=_one_of(Version), metavar="{v1,v2}", required=True)
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=_at_least(0), default=0)
     return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+def _one_of(choices: type[Choice]) -> Callable[[str], Choice]:
+    def parse(text: str) -> Choice:
+        try:
+            return choices(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}") from None
+
+    return parse
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is not {minimum} or more")
+        return value
+
+    return parse
 
 
 if __name__ == "__main__":

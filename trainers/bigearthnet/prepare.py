@@ -11,6 +11,7 @@ Every file is written under a temporary name and renamed. Nothing depends on the
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import multiprocessing
@@ -44,6 +45,8 @@ from trainers.datasets import Split
 REPORT_NAME = "bad_patches.csv"
 _PLAN_NAME = "plan.json"
 _LOCK_NAME = ".lock"
+# A full disk, a used up quota, and a limit on the size of files.
+_WANT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # A temporary name of one of prepare's own files: with the process that writes it.
 _HALF_WRITTEN = re.compile(
@@ -83,12 +86,11 @@ def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lam
             OUT/bad_patches.csv.
     """
     archive = Archive.find(preparation.version, preparation.archive)
-    plan = make_plan(
-        archive,
-        read_split_lists(preparation.version, preparation.splits),
-        preparation.patches_per_shard,
-        preparation.limit,
-    )
+    lists = read_split_lists(preparation.version, preparation.splits)
+    try:
+        plan = make_plan(archive, lists, preparation.patches_per_shard, preparation.limit)
+    except OSError as error:
+        raise PrepareError(f"the archive cannot be read: {error}; its folders must be readable to you.") from error
     out = preparation.out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,9 +102,10 @@ def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lam
     except Timeout as error:
         raise PrepareError(f"another prepare is writing to {out}; wait for it, or choose another --out.") from error
     except OSError as error:
-        raise PrepareError(
-            f"cannot write to {out}: {error}. Make room and give the same command again; finished shards are kept."
-        ) from error
+        remedy = "--out must be a folder that you may write to."
+        if error.errno in _WANT_OF_ROOM:
+            remedy = "Make room and give the same command again; finished shards are kept."
+        raise PrepareError(f"cannot write to {out}: {error}. {remedy}") from error
     except BrokenProcessPool as error:
         raise PrepareError(
             "a worker was killed, probably for want of memory. Give the same command again, with fewer --workers; "
@@ -126,7 +129,7 @@ def _begin(plan: Plan, out: Path) -> None:
     path = out / _PLAN_NAME
     if not path.exists():
         write_atomically(path, json.dumps({"digest": digest}).encode())
-    elif json.loads(path.read_bytes())["digest"] != digest:
+    elif _read_digest(path) != digest:
         raise PrepareError(
             f"{out} holds shards of other patches or another --limit or --patches-per-shard; choose another --out "
             "or empty this one."
@@ -136,6 +139,16 @@ def _begin(plan: Plan, out: Path) -> None:
     for split in Split:
         (out / split).mkdir(exist_ok=True)
     _remove_half_written(out)
+
+
+def _read_digest(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PrepareError(
+            f"{path} is damaged ({error!r}), so nothing says which patches its shards hold; empty {path.parent} or "
+            "choose another --out."
+        ) from error
 
 
 def _remove_half_written(out: Path) -> None:

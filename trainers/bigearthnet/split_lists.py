@@ -134,6 +134,8 @@ def _read_v2(path: Path) -> SplitLists:
     tables = [path, dropped] if dropped.exists() else [path]
     bad: list[tuple[str, str]] = []
     parts = [_parse_batch(batch, path, bad) for batch in chain.from_iterable(map(_read_batches, tables))]
+    if not parts:
+        raise PrepareError(f"{path} holds no row; --splits must be the {V2_TABLE} of v2.")
     names, status, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
     sha256 = {table.name: sha256_of(table) for table in tables}
     return _without_contradictions(Version.V2, names, names, status, classes, bad, sha256)

@@ -29,6 +29,9 @@ from trainers.datasets import Split, read_samples, synthetic_bigearthnet
 MIN_PATCHES = 20
 """So that every split and every reason to drop a patch has one at least."""
 
+V1_LISTS_FOLDER = "splits"
+_LISTS = {Version.V1: (V1_LISTS_FOLDER,), Version.V2: (V2_TABLE, V2_DROPPED_TABLE)}
+
 # Shares of the official v1 archive.
 _SHARES = {Status.SNOW: 0.105, Status.CLOUD_OR_SHADOW: 0.016, Status.NO_CLASS: 0.0001}
 _SPLIT_SHARES = {Status.TRAIN: 0.52, Status.VAL: 0.24, Status.TEST: 0.24}
@@ -80,12 +83,23 @@ def synthesize(version: Version, patches: int, out: Path, seed: int = 0) -> None
     """Write an archive of so many patches, those that the lists drop included, and its lists.
 
     Raises:
-        PrepareError: Too few patches, or OUT holds something already.
+        PrepareError: Too few patches, or OUT holds such an archive or its lists already, or cannot be written to.
     """
     if patches < MIN_PATCHES:
         raise PrepareError(f"--patches {patches} is too few: it takes {MIN_PATCHES} to have one of every kind.")
-    if (out / ROOTS[version]).exists():
-        raise PrepareError(f"{out / ROOTS[version]} is there already; choose another --out or delete it.")
+    try:
+        for name in (ROOTS[version], *_LISTS[version]):
+            if (out / name).exists():
+                raise PrepareError(f"{out / name} is there already; choose another --out or delete it.")
+        _write_archive(version, patches, out, seed)
+    except OSError as error:
+        raise PrepareError(
+            f"cannot write to {out}: {error}. --out must be a folder that you may write to, with {patches / 5:,.0f} MB "
+            "of room; delete what is half done there before you give the same command again."
+        ) from error
+
+
+def _write_archive(version: Version, patches: int, out: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     statuses = _draw_statuses(rng, patches, version)
     rows: list[dict[str, Any]] = []
@@ -100,7 +114,7 @@ def synthesize(version: Version, patches: int, out: Path, seed: int = 0) -> None
             label_path.write_text(json.dumps(_label_metadata(patch, classes, rng)))
         rows.append({"name": name, "status": patch.status, "classes": classes, "v1_name": patch.name(Version.V1)})
     if version is Version.V1:
-        _write_v1_lists(out / "splits", rows)
+        _write_v1_lists(out / V1_LISTS_FOLDER, rows)
     else:
         _write_v2_tables(out, rows)
 
