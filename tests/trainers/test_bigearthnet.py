@@ -19,6 +19,7 @@ from cluster.attempt import AttemptRequest, rank_environment
 from cluster.launchers import RankLayout, launcher
 from storage.records import ComponentSpec, Outcome, TrialSpec
 from storage.trial_dir import TrialDir
+from tests.architecture.sources import imported_names
 from tests.small_disk import NoPrivateMountsError, SmallDisk, mount_small_disk
 from trainers.bigearthnet import Version
 from trainers.bigearthnet.prepare import Preparation, prepare
@@ -101,6 +102,12 @@ def test_a_window_is_read_in_runs_and_handed_over_mixed():
         window = order[start : start + 4 * RUN]
         assert len({row // RUN for row in window.tolist()}) == 4
         assert not (np.diff(window) == 1).all()
+
+
+def test_what_is_known_of_the_real_bands_does_not_come_from_the_generated_data():
+    imported = {name for name, _ in imported_names(Path("trainers/bigearthnet/bands.py"))}
+
+    assert not [name for name in imported if name.startswith("trainers.datasets")]
 
 
 @pytest.mark.parametrize("bands", ["all", "10m+20m", "rgb"])

@@ -5,6 +5,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import f1_score
 
+from trainers.bigearthnet.bands import STATISTICS
 from trainers.datasets import ArraySource, DatasetError, Split, synthetic_bigearthnet
 
 
@@ -49,7 +50,7 @@ def test_the_classes_are_unbalanced_but_even_a_small_validation_split_has_them_a
 
 
 def test_the_digital_numbers_are_about_those_of_bigearthnet(train):
-    mean, std = np.array(list(synthetic_bigearthnet.BANDS.values())).T
+    mean, std = np.array(list(STATISTICS.values())).T
 
     # Clouds, which widen the real distribution, are not generated.
     assert (abs(train.samples.mean(axis=(0, 1, 2)) - mean) < 0.5 * std).all()
@@ -60,7 +61,8 @@ def test_the_digital_numbers_are_about_those_of_bigearthnet(train):
 def test_there_are_the_bands_and_classes_of_bigearthnet_19():
     dataset = synthetic_bigearthnet.build("unused")
 
-    assert " ".join(synthetic_bigearthnet.BANDS) == "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12"
+    assert " ".join(STATISTICS) == "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12"
+    assert dataset.input_shape[2] == len(STATISTICS)
     assert len(dataset.class_names) == 19
     assert dataset.class_names[0] == "Urban fabric"
     assert dataset.class_names[-1] == "Marine waters"

@@ -14,28 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.bigearthnet.bands import STATISTICS
 from trainers.datasets import ArraySource, DatasetError, Split, standardise
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Digital numbers over BigEarthNet: (mean, standard deviation).
-BANDS = {
-    "B01": (340.77, 554.81),
-    "B02": (429.94, 572.42),
-    "B03": (614.22, 582.88),
-    "B04": (590.24, 675.89),
-    "B05": (950.68, 729.90),
-    "B06": (1792.46, 1096.01),
-    "B07": (2075.47, 1273.45),
-    "B08": (2218.95, 1365.46),
-    "B8A": (2266.46, 1356.14),
-    "B09": (2246.06, 1302.33),
-    "B11": (1594.43, 1079.19),
-    "B12": (1009.33, 818.87),
-}
-
-# Surface reflectance times 10,000, in the order of BANDS: rough values, not measurements.
+# Surface reflectance times 10,000, in the order of STATISTICS: rough values, not measurements.
 _SPECTRA = {
     "clear water": (350, 320, 280, 180, 150, 120, 110, 100, 90, 80, 60, 40),
     "turbid water": (400, 450, 600, 480, 450, 330, 310, 290, 270, 250, 120, 80),
@@ -141,7 +126,7 @@ class SyntheticBigEarthNet:
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        return (self.size, self.size, len(BANDS))
+        return (self.size, self.size, len(STATISTICS))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -162,7 +147,7 @@ class SyntheticBigEarthNet:
         return ArraySource(samples, labels)
 
     def to_model_input(self, samples: tf.Tensor) -> tf.Tensor:
-        mean, std = np.array(list(BANDS.values()), np.float32).T
+        mean, std = np.array(list(STATISTICS.values()), np.float32).T
         return standardise(samples, mean, std)
 
 
@@ -180,7 +165,7 @@ def _make_patches(rng: np.random.Generator, size: int, noise: float) -> tuple[ND
     roughness = np.array([cover.roughness for cover in _LAND_COVERS.values()], np.float32)[seen_classes][patch, region]
     brightness = 1 + roughness * rng.standard_normal(region.shape, np.float32)
     illumination = np.exp(0.1 * noise * rng.standard_normal((_BLOCK, 1, 1), np.float32))
-    band_std = np.array(list(BANDS.values()), np.float32)[:, 1]
+    band_std = np.array(list(STATISTICS.values()), np.float32)[:, 1]
 
     pixels = spectra * (illumination * brightness)[..., None]
     pixels += 0.1 * noise * band_std * rng.standard_normal(pixels.shape, np.float32)
