@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rasterio.enums import Resampling
 
 from trainers.bigearthnet import Version
 from trainers.bigearthnet.bands import ROW
-from trainers.bigearthnet.labels import CLASSES
+from trainers.bigearthnet.labels import CLASS_OF_NAME, CLASSES
 from trainers.bigearthnet.plan import OFFICIAL_ARCHIVE_SIZE, OFFICIAL_SIZES
 from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.prepared import read_names
@@ -27,6 +28,8 @@ LISTS = {
     Version.V1: DATA / "bigearthnet_metadata/v1_splits",
     Version.V2: DATA / "bigearthnet_metadata/metadata.parquet",
 }
+
+FACTS = DATA / "bigearthnet_metadata/label_facts.json"
 
 pytestmark = pytest.mark.skipif(not PATCHES.exists(), reason=f"no official data in {DATA}")
 
@@ -66,6 +69,13 @@ def test_the_lists_drop_as_many_patches_as_officially(version, lists):
         assert sum(counts[status] for status in dropped) == sum(dropped.values()) - 2
     else:
         assert counts[Status.SNOW] + counts[Status.CLOUD_OR_SHADOW] == 69_450
+
+
+def test_the_43_names_become_the_classes_that_they_officially_become():
+    facts = json.loads(FACTS.read_bytes())
+
+    assert facts["map_43_to_19"] == CLASS_OF_NAME
+    assert list(CLASSES) == facts["labels_19_original_order"]
 
 
 def test_labels_and_splits_of_real_patches_are_the_official_ones(version, prepared):

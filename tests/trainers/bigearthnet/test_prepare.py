@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,7 @@ from trainers.bigearthnet.bands import ROW, VALUES_PER_PATCH
 from trainers.bigearthnet.command import main
 from trainers.bigearthnet.labels import CLASS_OF_NAME, CLASSES
 from trainers.bigearthnet.prepare import BadPatchesError, Preparation, prepare
-from trainers.bigearthnet.prepared import Manifest, read_names
+from trainers.bigearthnet.prepared import Manifest, read_manifest, read_names
 from trainers.bigearthnet.statistics import band_statistics
 from trainers.bigearthnet.synthesize import synthesize
 from trainers.datasets import DatasetError, Split, bigearthnet, read_samples
@@ -331,6 +335,17 @@ def test_a_whole_archive_with_other_counts_than_the_official_ones_is_refused(pra
     assert not practice.prepare("sample", limit=PATCHES // 2).has_official_sizes
 
 
+def test_a_whole_archive_with_the_official_counts_is_accepted_as_such(whole, monkeypatch, capsys):
+    sizes = {split: len(whole.listed(split)) for split in Split}
+    monkeypatch.setitem(plan.OFFICIAL_ARCHIVE_SIZE, whole.version, PATCHES)
+    monkeypatch.setitem(plan.OFFICIAL_SIZES, whole.version, sizes)
+
+    assert main(list(whole.command("--out", str(whole.path / "out-official"))[3:])) == 0
+
+    assert "Sizes: the official ones." in " ".join(capsys.readouterr().out.split())
+    assert read_manifest(whole.path / "out-official").has_official_sizes
+
+
 def test_another_plan_for_the_same_folder_is_refused(practice):
     practice.prepare()
     finished = contents(practice.path / "out")
@@ -381,6 +396,24 @@ def test_a_killed_command_goes_on_where_it_stopped(practice):
 
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert contents(out) == contents(practice.path / "uninterrupted")
+
+
+def test_a_killed_worker_is_an_error_after_which_the_same_command_goes_on(practice):
+    def kill_workers(done: int, total: int) -> None:
+        # All of them: what is left could finish before the death of one is noticed.
+        for worker in multiprocessing.active_children() if done else ():
+            worker.kill()
+
+    with pytest.raises(
+        PrepareError, match=r"a worker was killed, .* Give the same command again, with fewer --workers"
+    ):
+        prepare(practice.preparation(patches_per_shard=1, workers=2), kill_workers)
+    assert not (practice.path / "out/manifest.json").exists()
+
+    practice.prepare(patches_per_shard=1, workers=2)
+    practice.prepare("uninterrupted", patches_per_shard=1)
+
+    assert contents(practice.path / "out") == contents(practice.path / "uninterrupted")
 
 
 def test_a_full_disk_is_an_error_that_loses_nothing(practice):
@@ -471,6 +504,45 @@ def test_damaged_labels_are_not_trained_on(v2):
         bigearthnet.build("", path=str(v2.path / "out")).open(Split.TRAIN)
 
 
+def test_the_manifest_counts_the_patches_of_each_class(whole):
+    whole.prepare("out-counts")
+
+    manifest = read_manifest(whole.path / "out-counts")
+    for split, entries in manifest.splits.items():
+        classes = Counter(name for patch in whole.listed(split) for name in true_classes(whole, patch))
+        assert list(entries.class_counts) == list(CLASSES)
+        assert entries.class_counts == {name: classes[name] for name in CLASSES}
+
+
+def test_the_manifest_holds_the_checksum_of_every_file_and_list_and_the_versions(whole):
+    out = whole.path / "out-checksums"
+    whole.prepare("out-checksums")
+
+    manifest = read_manifest(out)
+    assert manifest.archive_version is whole.version
+    assert manifest.software == {name: installed_version(name) for name in ("numpy", "pyarrow", "rasterio")}
+    lists = whole.splits.glob("*") if whole.version is Version.V1 else whole.path.glob("*.parquet")
+    assert manifest.lists_sha256 == {path.name: sha256(path) for path in lists}
+    for split, entries in manifest.splits.items():
+        assert [entry.path for entry in entries.shards] == sorted(
+            f"{split}/{p.name}" for p in out.glob(f"{split}/*.u16")
+        )
+        assert [entry.sha256 for entry in entries.shards] == [sha256(out / entry.path) for entry in entries.shards]
+        assert entries.labels_sha256 == sha256(out / split / "labels.npy")
+        assert entries.names_sha256 == sha256(out / split / "names.txt")
+
+
+def test_the_statistics_command_shows_each_band_beside_what_is_published(v2, capsys):
+    manifest = v2.prepare()
+    statistics = band_statistics(v2.path / "out", manifest, Split.VAL)
+
+    assert main(["statistics", "--data", str(v2.path / "out"), "--split", "val"]) == 0
+
+    shown = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    for band, (mean, std) in statistics.items():
+        assert [band.name, f"{mean:.2f}", f"{std:.2f}", f"{band.mean:.2f}", f"{band.std:.2f}"] in shown
+
+
 def test_statistics_are_those_of_the_pixels(whole):
     manifest = whole.prepare("out-statistics")
     samples, _ = read_split(whole.path / "out-statistics", Split.TRAIN)
@@ -496,6 +568,10 @@ def true_classes(practice: Practice, name: str) -> set[str]:
         labels = json.loads((practice.folder(name) / f"{name}_labels_metadata.json").read_text())["labels"]
         return {of for label in labels if (of := CLASS_OF_NAME[label]) is not None}
     return next(set(row["labels"]) for row in pq.read_table(practice.splits).to_pylist() if row["patch_id"] == name)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
