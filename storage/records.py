@@ -100,7 +100,7 @@ class CommunicatorReport:
     mpi_enabled: bool
     gloo_enabled: bool
     gpus: list[str]
-    """PCI bus id, or the empty string, of each rank's GPU, in rank order."""
+    """Model and number on its node of each rank's GPU, or the empty string, in rank order."""
     threads_per_rank: int
     versions: dict[str, str]
 

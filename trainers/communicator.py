@@ -22,6 +22,7 @@ import horovod  # isort: skip
 import horovod.tensorflow as hvd  # isort: skip
 
 from storage.records import CommunicatorReport
+from trainers.data_plane import DATA_PLANES, physical_index
 from trainers.stall_watch import LIMIT_VARIABLE, StallWatch
 
 Value = TypeVar("Value")
@@ -62,29 +63,20 @@ class Communicator:
         """Whether this is rank 0, the one that writes files."""
         return hvd.rank() == 0
 
-    @property
-    def data_plane(self) -> str:
-        """What moves the gradients: nccl, mpi or gloo."""
-        if self._gpus and hvd.nccl_built():
-            return "nccl"
-        return "mpi" if hvd.mpi_enabled() else "gloo"
-
     def report(self, threads_per_rank: int) -> CommunicatorReport:
         """What the ranks found out about themselves; the same on all ranks."""
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in self._gpus]
-        has_own = hvd.local_rank() < len(details)
-        own_gpu = details[hvd.local_rank()].get("device_name", "GPU") if has_own else ""
-        facts = self._host.allgather((socket.gethostname(), f"{own_gpu}:{hvd.local_rank()}" if own_gpu else ""))
+        facts = self._host.allgather((socket.gethostname(), self._own_gpu(), self._try_data_plane()))
+        hosts, gpus, data_planes = map(list, zip(*facts, strict=True))
         return CommunicatorReport(
             world_size=hvd.size(),
-            hosts=[host for host, _ in facts],
-            data_plane=self.data_plane,
+            hosts=hosts,
+            data_plane=max(data_planes, key=DATA_PLANES.index),
             nccl_built=bool(hvd.nccl_built()),
             mpi_built=bool(hvd.mpi_built()),
             gloo_built=bool(hvd.gloo_built()),
             mpi_enabled=bool(hvd.mpi_enabled()),
             gloo_enabled=bool(hvd.gloo_enabled()),
-            gpus=[gpu for _, gpu in facts],
+            gpus=gpus,
             threads_per_rank=threads_per_rank,
             versions={
                 "tensorflow": tf.__version__,
@@ -92,6 +84,21 @@ class Communicator:
                 "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0],
             },
         )
+
+    def _own_gpu(self) -> str:
+        if hvd.local_rank() >= len(self._gpus):
+            return ""
+        details = tf.config.experimental.get_device_details(self._gpus[hvd.local_rank()])
+        index = physical_index(hvd.local_rank(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return f"{details.get('device_name', 'GPU')}:{index}"
+
+    def _try_data_plane(self) -> str:
+        """Reduce something that lies where gradients do, and see where Horovod left the sum: it has operations on GPUs
+        only if it was built with them, and takes everything else through the host."""
+        total = hvd.allreduce(tf.ones([1]), op=hvd.Sum)
+        if tf.DeviceSpec.from_string(total.device).device_type == "GPU" and hvd.nccl_built():
+            return "nccl"
+        return "mpi" if hvd.mpi_enabled() else "gloo"
 
     def require_world_size(self, world_size: int) -> None:
         """Refuse to train on other ranks than the trial was written for.

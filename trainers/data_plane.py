@@ -5,7 +5,8 @@ from __future__ import annotations
 from storage.records import CommunicatorReport
 
 SLOWEST_VARIABLE = "SWITCHYARD_SLOWEST_DATA_PLANE"
-_BY_SPEED = ("nccl", "mpi", "gloo")
+DATA_PLANES = ("nccl", "mpi", "gloo")
+"""What may move gradients, the fastest first."""
 
 
 class DataPlaneError(ValueError):
@@ -21,8 +22,8 @@ def require_data_plane(report: CommunicatorReport, slowest: str) -> None:
     Raises:
         DataPlaneError: With the first rank that lacks something.
     """
-    if slowest not in _BY_SPEED:
-        raise DataPlaneError(f"{SLOWEST_VARIABLE}={slowest!r}; it must be one of {', '.join(_BY_SPEED)}.")
+    if slowest not in DATA_PLANES:
+        raise DataPlaneError(f"{SLOWEST_VARIABLE}={slowest!r}; it must be one of {', '.join(DATA_PLANES)}.")
     if slowest == "nccl":
         for rank, (host, gpu) in enumerate(zip(report.hosts, report.gpus, strict=True)):
             if not gpu:
@@ -30,9 +31,26 @@ def require_data_plane(report: CommunicatorReport, slowest: str) -> None:
                     f"rank {rank} on {host} has no GPU of its own; give the job as many GPUs per node as ranks, all of "
                     "them visible to each rank, or set slowest_data_plane of the site."
                 )
-    if _BY_SPEED.index(report.data_plane) > _BY_SPEED.index(slowest):
+        _require_no_sharing(report)
+    if DATA_PLANES.index(report.data_plane) > DATA_PLANES.index(slowest):
         raise DataPlaneError(
             f"{report.data_plane} would move the gradients, but the site asks for {slowest} "
             f"(NCCL is {'' if report.nccl_built else 'not '}built into this Horovod): install the build with NCCL "
             "(`make nccl`), or set slowest_data_plane of the site."
         )
+
+
+def physical_index(local_rank: int, visible_devices: str | None) -> str:
+    """Which of its node's GPUs a rank takes: its number, or what CUDA_VISIBLE_DEVICES has in that place."""
+    return str(local_rank) if visible_devices is None else visible_devices.split(",")[local_rank].strip()
+
+
+def _require_no_sharing(report: CommunicatorReport) -> None:
+    taken: dict[tuple[str, str], int] = {}
+    for rank, place in enumerate(zip(report.hosts, report.gpus, strict=True)):
+        if (other := taken.setdefault(place, rank)) != rank:
+            host, gpu = place
+            raise DataPlaneError(
+                f"ranks {other} and {rank} on {host} have one GPU, {gpu}; make all GPUs of a node visible to each of "
+                "its ranks."
+            )

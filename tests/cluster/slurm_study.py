@@ -109,7 +109,7 @@ class SlurmStudy:
     pending_notice_s: int = 600
     hold_at_read: int = 0
     """Batch before which each rank of each attempt waits until it is told to go, counted from 1; 0: none does."""
-    stall_s: int = 20
+    stall_s: int = 120
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property

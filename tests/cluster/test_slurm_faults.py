@@ -88,7 +88,8 @@ def preempt_job(study: SlurmStudy, job: str) -> None:
 
 def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> None:
     faults = [cancel_job, requeue_job, preempt_job, kill_worker, kill_rank, hang_rank, lose_first_node, lose_other_node]
-    study.epochs, study.hold_at_read = len(faults) + 2, IN_THE_SECOND_EPOCH
+    # Long enough for ranks that wait for a fault, short enough for the one that hangs.
+    study.epochs, study.hold_at_read, study.stall_s = len(faults) + 2, IN_THE_SECOND_EPOCH, 40
     study.start()
     study.wait_for_held_ranks(attempt=1)
     # A controller that restarts is none of these: the trial trains on without it.
@@ -106,6 +107,8 @@ def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> Non
     study.require_complete()
     # Each fault ended an attempt; the allocation that lost a node may have ended another.
     assert len(study.attempt_ends()) > len(faults), study.attempt_ends()
+    # What happens to jobs is no fault of the trial's; a rank that hangs is, once.
+    assert study.attempt_ends().count("crashed") == 1, study.attempt_ends()
 
 
 def test_ranks_of_mpirun_and_their_driver_know_their_own_from_strangers(study: SlurmStudy) -> None:
@@ -132,7 +135,7 @@ def test_ranks_of_mpirun_and_their_driver_know_their_own_from_strangers(study: S
 
 def test_what_happens_to_one_trial_is_nothing_to_the_other(study: SlurmStudy) -> None:
     study.trials, study.jobs, study.epochs = 2, 2, 3
-    study.hold_at_read, study.stall_s = IN_THE_SECOND_EPOCH, 120
+    study.hold_at_read = IN_THE_SECOND_EPOCH
     study.start()
     for trial in range(2):
         study.wait_for_held_ranks(attempt=1, trial=trial)
@@ -195,7 +198,7 @@ def test_jobs_of_a_killed_driver_that_never_started_are_cancelled_by_the_next_on
 
 
 def test_a_trial_goes_on_in_the_next_job_when_the_walltime_is_over(study: SlurmStudy) -> None:
-    study.walltime, study.epochs, study.hold_at_read, study.stall_s = "00:01:00", 3, IN_THE_SECOND_EPOCH, 120
+    study.walltime, study.epochs, study.hold_at_read = "00:01:00", 3, IN_THE_SECOND_EPOCH
     study.start()
     study.wait_for_held_ranks(attempt=1)
     # Only the walltime's end calls them; the next attempt's ranks do not wait.

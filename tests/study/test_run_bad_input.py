@@ -36,7 +36,7 @@ def error_of(finished: Finished) -> str:
         pytest.param(["--site", "frontier"], ["there is no site 'frontier'", "local"], id="no site"),
         pytest.param(["--jobs", "0"], ["max_concurrent_trials", "greater than or equal to 1", "got 0"], id="no jobs"),
         pytest.param(["--site-set", "name=x"], ["name='x' is no key", "as its file is"], id="a named site"),
-        pytest.param(["--site-set", "gpus=4"], ["gpus", "Valid keys: launcher", "gpus_per_node"], id="no such site key"),
+        pytest.param(["--site-set", "gpus=4"], ["gpus", "Valid keys: launcher", "gpus_per_node"], id="no such key"),
         pytest.param(["--site", "latin.toml"], ["latin.toml cannot be read", "utf-8"], id="a site that is not UTF-8"),
         pytest.param(["--set", "study.sampler=grid"], ["study.sampler='grid'", "random, tpe"], id="no sampler"),
         pytest.param(["--trials", "0"], ["study.trials", "got 0"], id="no trials"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from storage.records import CommunicatorReport
-from trainers.data_plane import DataPlaneError, require_data_plane
+from trainers.data_plane import DataPlaneError, physical_index, require_data_plane
 
 ON_GPUS = CommunicatorReport(
     world_size=4,
@@ -40,6 +40,16 @@ def test_what_is_slower_than_asked_is_refused(found: str, slowest: str) -> None:
 def test_a_rank_without_a_gpu_of_its_own_is_named() -> None:
     with pytest.raises(DataPlaneError, match="rank 3 on node2 has no GPU of its own"):
         require_data_plane(replace(ON_GPUS, gpus=["A100:0", "A100:1", "A100:0", ""]), "nccl")
+
+
+def test_ranks_that_share_a_gpu_are_named() -> None:
+    with pytest.raises(DataPlaneError, match="ranks 2 and 3 on node2 have one GPU, A100:1"):
+        require_data_plane(replace(ON_GPUS, gpus=["A100:0", "A100:1", "A100:1", "A100:1"]), "nccl")
+
+
+@pytest.mark.parametrize(("visible", "index"), [(None, "1"), ("0,1,2,3", "1"), ("3, 2", "2"), ("GPU-a,GPU-b", "GPU-b")])
+def test_a_gpu_is_known_by_its_number_on_the_node(visible: str | None, index: str) -> None:
+    assert physical_index(1, visible) == index
 
 
 def test_an_unknown_plane_is_answered_with_those_there_are() -> None:

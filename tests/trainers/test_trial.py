@@ -354,9 +354,7 @@ def test_a_batch_that_does_not_fit_on_one_rank_ends_the_trial_before_epoch_0(tmp
     request = open_attempt(tmp_path / "trial", spec)
 
     # More than one pool of malloc would use up the address space at once.
-    run = run_program(
-        "little_memory_on_rank_1", request.trial_dir, "--attempt=1", "--threads=1", MALLOC_ARENA_MAX="1"
-    )
+    run = run_program("little_memory_on_rank_1", request.trial_dir, "--attempt=1", "--threads=1", MALLOC_ARENA_MAX="1")
 
     assert run.returncode == 2
     lines = [line for line in run.stderr.splitlines() if line.startswith("error: ")]

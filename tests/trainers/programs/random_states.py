@@ -1,6 +1,6 @@
 """Builds the training of a trial's spec, and prints the states of its random generators and its weights' sums by rank.
 
-    random_states.py TRIAL_DIR
+random_states.py TRIAL_DIR
 """
 
 from __future__ import annotations
