@@ -70,8 +70,10 @@ class ShardSource:
         """Rows that one rank trains on in one epoch, in order: int64 [samples // world_size]."""
         rng = np.random.default_rng([seed, epoch])
         shards = rng.permutation(len(self.patches))
-        per_rank = len(self) // world_size
-        mine = self._rows_of(shards, rank * per_rank, (rank + 1) * per_rank)
+        per_rank, left_over = divmod(len(self), world_size)
+        # Those that are left over lie before the part of any rank, or behind the last one's: each epoch elsewhere.
+        start = rank * per_rank + (left_over if rank >= rng.integers(world_size + 1) else 0)
+        mine = self._rows_of(shards, start, start + per_rank)
         own_rng = np.random.default_rng([seed, epoch, rank])
         runs = [mine[start : start + RUN] for start in range(0, len(mine), RUN)]
         order = np.concatenate([runs[index] for index in own_rng.permutation(len(runs))] or [mine])
