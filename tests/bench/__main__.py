@@ -1,4 +1,4 @@
-"""`make bench`: measures, and prints one table. ARGS="input slurm" measures only these."""
+"""`make bench`: measures, and prints one table. ARGS="input launch" measures only these."""
 
 from __future__ import annotations
 

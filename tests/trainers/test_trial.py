@@ -30,6 +30,7 @@ from tests.trainers.tiny_trial import (
     held_ranks,
     open_attempt,
     processes_of,
+    release_ranks,
     run_program,
     switch_at,
     tiny_spec,
@@ -174,6 +175,18 @@ def test_ranks_begin_with_the_same_weights_and_drop_out_by_seeds_of_their_own(tm
     assert len(seeds) > 1
     everyone = [*map(tuple, seeds), *map(tuple, seeds_of_rank_1)]
     assert len(set(everyone)) == len(everyone)
+
+
+def test_one_rank_that_gets_sigterm_has_all_of_them_save_and_pause(tmp_path):
+    run = Run(open_attempt(tmp_path / "trial", SPEC, hold_at_read=READS_PER_EPOCH + 4))
+    os.kill(held_ranks(run.request)[1], signal.SIGTERM)
+    release_ranks(run.request)
+
+    end = run.end()
+
+    assert (end.kind, end.exit_code) == (EndKind.ENDED, 0)
+    assert (end.result.outcome, end.result.epochs_done) == (Outcome.PAUSED, 1)
+    assert TrialDir(run.request.trial_dir).checkpoint_path.exists()
 
 
 def test_a_resumed_trial_ends_with_the_same_weights_optimizer_and_moving_statistics(uninterrupted, killed, paused):

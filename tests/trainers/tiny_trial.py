@@ -89,10 +89,20 @@ class Run:
 
 def held_ranks(request: AttemptRequest) -> list[int]:
     """Wait until all ranks are held in mid-epoch; their process ids, in rank order."""
-    held = f"held-{request.trial_dir.name}-{request.attempt_number}"
-    markers = [request.attempt.path / f"{held}-{rank}" for rank in range(request.layout.world_size)]
+    markers = _markers(request)
     wait_until(lambda: all(marker.exists() for marker in markers), DEADLINE_S)
     return [int(marker.read_text()) for marker in markers]
+
+
+def release_ranks(request: AttemptRequest) -> None:
+    """Let the held ranks go on."""
+    for marker in _markers(request):
+        marker.unlink()
+
+
+def _markers(request: AttemptRequest) -> list[Path]:
+    held = f"held-{request.trial_dir.name}-{request.attempt_number}"
+    return [request.attempt.path / f"{held}-{rank}" for rank in range(request.layout.world_size)]
 
 
 def processes_of(trial_dir: Path) -> list[psutil.Process]:
