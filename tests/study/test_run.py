@@ -13,6 +13,7 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from cluster.profile import available_cores
 from storage.records import TrialSpec, from_json
 from study.samplers import derive_seed
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
@@ -224,6 +225,18 @@ def test_a_study_is_not_gone_on_with_from_another_folder(study, copy):
     assert refused.exit_code == 2
     assert f"are in {study.workplace.study_dir}, not in {copy.study_dir}" in refused.output
     assert len(study.workplace.trials()) == TRIALS
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="two trials at once take two cores")
+def test_as_many_trials_train_at_once_as_are_asked_for_and_the_cores_allow(tmp_path):
+    workplace = new_workplace(tmp_path)
+
+    finished = workplace.run("--trials", "2", "--jobs", "2")
+
+    assert finished.exit_code == 0, finished.output
+    said = finished.output
+    assert max(said.index(f"trial {n} started") for n in (0, 1)) < min(said.index(f"trial {n} epoch") for n in (0, 1))
+    assert "2 completed" in said
 
 
 def test_a_dry_run_says_what_would_be_done_and_leaves_no_trace(tmp_path):
