@@ -61,6 +61,19 @@ UNKNOWN_CLASSES = np.uint32(2**32 - 1)
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """Rows of the lists, as they stand there."""
+
+    keys: NDArray[np.bytes_]
+    names: NDArray[np.bytes_]
+    status: NDArray[np.uint8]
+    classes: NDArray[np.uint32]
+
+    def at(self, indices: NDArray[np.int64]) -> _Rows:
+        return _Rows(self.keys[indices], self.names[indices], self.status[indices], self.classes[indices])
+
+
+@dataclass(frozen=True)
 class SplitLists:
     """All patches of all lists, one row each, sorted by key."""
 
@@ -109,8 +122,8 @@ def _read_v1(folder: Path) -> SplitLists:
         sha256[path.name] = sha256_of(path)
     all_names = np.concatenate(names)
     keys = np.fromiter((canonical_name(Version.V1, name.decode()) for name in all_names), _NAME)
-    classes = np.full(len(keys), UNKNOWN_CLASSES)
-    return _without_contradictions(Version.V1, keys, all_names, np.concatenate(status), classes, [], sha256)
+    listed = _Rows(keys, all_names, np.concatenate(status), np.full(len(keys), UNKNOWN_CLASSES))
+    return _to_lists(Version.V1, listed, [], sha256)
 
 
 def _read_names(path: Path) -> Iterator[bytes]:
@@ -138,7 +151,7 @@ def _read_v2(path: Path) -> SplitLists:
         raise PrepareError(f"{path} holds no row; --splits must be the {V2_TABLE} of v2.")
     names, status, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
     sha256 = {table.name: sha256_of(table) for table in tables}
-    return _without_contradictions(Version.V2, names, names, status, classes, bad, sha256)
+    return _to_lists(Version.V2, _Rows(names, names, status, classes), bad, sha256)
 
 
 def _read_batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -176,27 +189,25 @@ def _parse_batch(
     return np.array(names, _NAME), np.array(status, np.uint8), np.array(classes, np.uint32)
 
 
-def _without_contradictions(
-    version: Version,
-    keys: NDArray[np.bytes_],
-    names: NDArray[np.bytes_],
-    status: NDArray[np.uint8],
-    classes: NDArray[np.uint32],
-    bad: Sequence[tuple[str, str]],
-    sha256: dict[str, str],
-) -> SplitLists:
-    """One row per patch: what drops it wins, and a patch that is in two splits, or twice in one, is bad."""
-    order = np.lexsort((status, keys))
-    keys, names, status, classes = keys[order], names[order], status[order], classes[order]
-    is_last = np.append(keys[1:] != keys[:-1], [True] * min(len(keys), 1))
-    # Rows of a patch follow one another, splits first: two rows that are both of a split contradict each other.
-    contradicts = ~is_last & (np.append(status[1:], 255) <= Status.TEST)
-    keep = is_last & ~np.isin(keys, keys[contradicts])
+def _to_lists(version: Version, listed: _Rows, bad: Sequence[tuple[str, str]], sha256: dict[str, str]) -> SplitLists:
+    rows, all_bad = _without_contradictions(listed, bad)
+    return SplitLists(version, rows.keys, rows.names, rows.status, rows.classes, all_bad, sha256)
+
+
+def _without_contradictions(rows: _Rows, bad: Sequence[tuple[str, str]]) -> tuple[_Rows, tuple[tuple[str, str], ...]]:
+    """One row per patch: what drops it wins, and a patch that is in two splits, or twice in one, is bad.
+
+    Args:
+        bad: What is bad already. Rows of these patches are left out, too.
+    """
+    rows = rows.at(np.lexsort((rows.status, rows.keys)))
+    keys, first, count = np.unique(rows.keys, return_index=True, return_counts=True)
     found = list(bad)
-    for key in np.unique(keys[contradicts]):
-        splits = [Status(code).name.lower() for code in status[keys == key] if Status(code).is_split]
-        found.append((key.decode(), f"listed in {' and in '.join(splits)}"))
-    names_found = {name for name, _ in found}
-    if names_found and len(names_found) < len(keys):
-        keep &= ~np.isin(keys, np.array(sorted(names_found), _NAME))
-    return SplitLists(version, keys[keep], names[keep], status[keep], classes[keep], tuple(found), sha256)
+    # Rows of a patch follow one another, splits first: when the second is of a split, it contradicts the first.
+    for patch in np.flatnonzero(count > 1):
+        listed = [Status(code) for code in rows.status[first[patch] : first[patch] + count[patch]]]
+        if listed[1].is_split:
+            splits = [status.name.lower() for status in listed if status.is_split]
+            found.append((keys[patch].decode(), f"listed in {' and in '.join(splits)}"))
+    is_bad = np.isin(keys, np.array([name for name, _ in found], _NAME))
+    return rows.at((first + count - 1)[~is_bad]), tuple(found)
