@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from storage.trial_dir import write_atomically
 from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.archive import Archive
-from trainers.bigearthnet.bands import BYTES_PER_PATCH
+from trainers.bigearthnet.bands import BYTES_PER_PATCH, SHARD_FORMAT
 from trainers.bigearthnet.plan import OFFICIAL_SIZES, Plan, ShardPlan, make_plan
 from trainers.bigearthnet.prepared import MANIFEST_NAME, Manifest, ShardEntry, SplitManifest, write_split
 from trainers.bigearthnet.shard import ShardRecord, has_record, read_finished, write_shard
@@ -242,7 +242,8 @@ def _finish(plan: Plan, records: dict[str, ShardRecord], preparation: Preparatio
             f"the archive is whole, but gives {', '.join(f'{split} {size}' for split, size in sizes.items())} patches "
             f"instead of {wanted}; --splits is not the official {version} one."
         )
-    manifest = Manifest.of_this_software(
+    manifest = Manifest(
+        shard_format=SHARD_FORMAT,
         archive_version=version,
         lists_sha256=plan.lists.sha256,
         limit=plan.limit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -40,14 +40,22 @@ class SplitManifest:
     shards: tuple[ShardEntry, ...]
 
 
-@dataclass(frozen=True)
+def _software() -> dict[str, str]:
+    return {name: installed_version(name) for name in ("numpy", "pyarrow", "rasterio")}
+
+
+def _row() -> dict[str, int]:
+    return {band.name: band.size for band in ROW}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """manifest.json: written when all shards are there, so that whoever finds it finds all."""
 
     shard_format: int
     archive_version: Version
-    software: dict[str, str]
-    row: dict[str, int]
+    software: dict[str, str] = field(default_factory=_software)
+    row: dict[str, int] = field(default_factory=_row)
     """Bands in the order of a row, with their height and width in pixels."""
     lists_sha256: dict[str, str]
     limit: int | None
@@ -56,33 +64,6 @@ class Manifest:
     """Patches of the archive that the official lists drop, by reason."""
     bad_patches: int
     splits: dict[Split, SplitManifest]
-
-    @classmethod
-    def of_this_software(
-        cls,
-        *,
-        archive_version: Version,
-        lists_sha256: dict[str, str],
-        limit: int | None,
-        has_official_sizes: bool,
-        dropped: dict[str, int],
-        bad_patches: int,
-        splits: dict[Split, SplitManifest],
-    ) -> Manifest:
-        software = {name: installed_version(name) for name in ("numpy", "pyarrow", "rasterio")}
-        row = {band.name: band.size for band in ROW}
-        return cls(
-            SHARD_FORMAT,
-            archive_version,
-            software,
-            row,
-            lists_sha256,
-            limit,
-            has_official_sizes,
-            dropped,
-            bad_patches,
-            splits,
-        )
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / MANIFEST_NAME, TypeAdapter(Manifest).dump_json(self, indent=1) + b"\n")
