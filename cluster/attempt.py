@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from cluster.launchers import RankLayout, launcher
 from cluster.slurm_step import wait_for_earlier_steps
@@ -93,6 +94,28 @@ class AttemptEnd:
     communicator: CommunicatorReport | None = None
     log_tail: str = ""
 
+    @classmethod
+    def of_files(
+        cls, attempt: AttemptDir, kind: EndKind, exit_code: int = -1, wall_s: float | None = None, reason: str = ""
+    ) -> Self:
+        """The end of an attempt by what its ranks had written: a result on disk says more than who saw them go.
+
+        Args:
+            kind: What it is without a result.
+            wall_s: None if nobody measured it; its epochs' then.
+            reason: What is known beyond the log.
+        """
+        result, epochs = attempt.read_result(), tuple(attempt.read_metrics())
+        return cls(
+            kind=EndKind.ENDED if result else kind,
+            exit_code=0 if result and exit_code < 0 else exit_code,
+            wall_s=sum(metrics.wall_s for metrics in epochs) if wall_s is None else wall_s,
+            result=result,
+            epochs=epochs,
+            communicator=attempt.read_communicator(),
+            log_tail="" if result else "\n".join(filter(None, [attempt.log_tail(), reason])),
+        )
+
 
 def rank_command(request: AttemptRequest) -> tuple[str, ...]:
     """The command that starts the ranks. Pure."""
@@ -163,22 +186,7 @@ def run_attempt(
     ):
         _watch(supervisor, request, relay, requested_end)
     exit_code = supervisor.returncode if supervisor.returncode >= 0 else 128 - supervisor.returncode
-    return _describe_end(attempt, exit_code, time.monotonic() - started)
-
-
-def lost_attempt(request: AttemptRequest, kind: EndKind, reason: str) -> AttemptEnd:
-    """The end of an attempt whose runner cannot tell it any more: what the ranks had written by then still counts."""
-    attempt = request.attempt
-    result, epochs = attempt.read_result(), tuple(attempt.read_metrics())
-    return AttemptEnd(
-        kind=EndKind.ENDED if result else kind,
-        exit_code=0 if result else -1,
-        wall_s=sum(metrics.wall_s for metrics in epochs),
-        result=result,
-        epochs=epochs,
-        communicator=attempt.read_communicator(),
-        log_tail="" if result else f"{attempt.log_tail()}\n{reason}".lstrip(),
-    )
+    return AttemptEnd.of_files(attempt, _kind_of_end(attempt, exit_code), exit_code, time.monotonic() - started)
 
 
 def _watch(
@@ -218,28 +226,15 @@ def _has_exited(process: subprocess.Popen, within_s: float) -> bool:
     return True
 
 
-def _describe_end(attempt: AttemptDir, exit_code: int, wall_s: float) -> AttemptEnd:
-    result = attempt.read_result()
-    if result is not None:
-        kind = EndKind.ENDED
-    elif exit_code == _EXIT_BAD_SPEC:
-        kind = EndKind.BAD_SPEC
-    elif exit_code == _EXIT_SUPERSEDED:
-        kind = EndKind.SUPERSEDED
-    elif exit_code in _EXIT_INTERRUPTED:
-        kind = EndKind.INTERRUPTED
-    elif exit_code == _EXIT_DISK_FULL or not has_room(attempt.path):
-        kind = EndKind.DISK_FULL
-    elif not attempt.has_begun:
-        kind = EndKind.NOT_LAUNCHED
-    else:
-        kind = EndKind.CRASHED
-    return AttemptEnd(
-        kind=kind,
-        exit_code=exit_code,
-        wall_s=wall_s,
-        result=result,
-        epochs=tuple(attempt.read_metrics()),
-        communicator=attempt.read_communicator(),
-        log_tail="" if kind is EndKind.ENDED else attempt.log_tail(),
-    )
+def _kind_of_end(attempt: AttemptDir, exit_code: int) -> EndKind:
+    if attempt.read_result() is not None:
+        return EndKind.ENDED
+    if exit_code == _EXIT_BAD_SPEC:
+        return EndKind.BAD_SPEC
+    if exit_code == _EXIT_SUPERSEDED:
+        return EndKind.SUPERSEDED
+    if exit_code in _EXIT_INTERRUPTED:
+        return EndKind.INTERRUPTED
+    if exit_code == _EXIT_DISK_FULL or not has_room(attempt.path):
+        return EndKind.DISK_FULL
+    return EndKind.CRASHED if attempt.has_begun else EndKind.NOT_LAUNCHED

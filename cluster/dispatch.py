@@ -15,7 +15,7 @@ from distributed import CancelledError, Client, Future, Scheduler, Variable, get
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, lost_attempt, run_attempt
+from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, run_attempt
 from storage.records import EpochMetrics, Outcome
 from storage.trial_dir import is_disk_full
 
@@ -128,7 +128,7 @@ def _end_of_lost_runner(request: AttemptRequest, error: Exception) -> AttemptEnd
     kind = EndKind.INTERRUPTED if isinstance(error, _LOST_WITH_ITS_WORKER) else EndKind.CRASHED
     if is_disk_full(error):
         kind = EndKind.DISK_FULL
-    return lost_attempt(request, kind, f"runner: {type(error).__name__}: {error}")
+    return AttemptEnd.of_files(request.attempt, kind, reason=f"runner: {type(error).__name__}: {error}")
 
 
 def _never_repeat_tasks(dask_scheduler: Scheduler) -> None:

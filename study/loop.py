@@ -248,19 +248,9 @@ class StudyLoop:
 
 def _recall(attempt: AttemptDir, stored: list[dict]) -> AttemptEnd:
     """The end of an attempt of an earlier driver. One that left neither a result nor a row died with its driver."""
-    result = attempt.read_result()
     row = stored[attempt.number - 1] if len(stored) >= attempt.number else {}
-    kind = EndKind.ENDED if result else EndKind(row.get("end", EndKind.ABANDONED))
-    epochs = tuple(attempt.read_metrics())
-    return AttemptEnd(
-        kind=kind,
-        exit_code=row.get("exit_code", 0 if result else -1),
-        wall_s=row.get("wall_s", sum(metrics.wall_s for metrics in epochs)),
-        result=result,
-        epochs=epochs,
-        communicator=attempt.read_communicator(),
-        log_tail="" if result else attempt.log_tail(),
-    )
+    kind = EndKind(row.get("end", EndKind.ABANDONED))
+    return AttemptEnd.of_files(attempt, kind, row.get("exit_code", -1), row.get("wall_s"))
 
 
 def _number(request: AttemptRequest) -> int:
