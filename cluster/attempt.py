@@ -25,6 +25,7 @@ from storage.trial_dir import AttemptDir, TrialDir, has_room
 _EXIT_BAD_SPEC = 2
 _EXIT_SUPERSEDED = 4
 _EXIT_DISK_FULL = 5
+_EXIT_PEERS_LOST = 14
 # Of a launcher or a supervisor that was ended from outside. A supervisor that sent the ranks away says SIGTERM.
 _EXIT_INTERRUPTED = {
     128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
@@ -186,6 +187,8 @@ def run_attempt(
     ):
         _watch(supervisor, request, relay, requested_end)
     exit_code = supervisor.returncode if supervisor.returncode >= 0 else 128 - supervisor.returncode
+    # srun tells the highest exit code, which may be that of ranks that only missed the one that failed.
+    exit_code = attempt.read_failed_exit_code() or exit_code
     return AttemptEnd.of_files(attempt, _kind_of_end(attempt, exit_code), exit_code, time.monotonic() - started)
 
 
@@ -237,4 +240,6 @@ def _kind_of_end(attempt: AttemptDir, exit_code: int) -> EndKind:
         return EndKind.INTERRUPTED
     if exit_code == _EXIT_DISK_FULL or not has_room(attempt.path):
         return EndKind.DISK_FULL
+    if exit_code == _EXIT_PEERS_LOST:
+        return EndKind.INTERRUPTED
     return EndKind.CRASHED if attempt.has_begun else EndKind.NOT_LAUNCHED

@@ -3,6 +3,7 @@
     runs/STUDY/trials/0007/spec.json                what to train, written once, before the first attempt
     runs/STUDY/trials/0007/checkpoint.npz           the newest complete checkpoint, replaced by rename
     runs/STUDY/trials/0007/attempt-01/begun         empty: a rank has begun; without it, the launcher failed
+    runs/STUDY/trials/0007/attempt-01/failed        exit code of the first rank that ended by a fault of its own
     runs/STUDY/trials/0007/attempt-01/metrics.jsonl one line per finished epoch, appended by rank 0
     runs/STUDY/trials/0007/attempt-01/communicator.json  what the ranks found out about themselves before epoch 0
     runs/STUDY/trials/0007/attempt-01/result.json   the attempt ended as it says; absent after a crash
@@ -18,6 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +105,16 @@ class AttemptDir:
     def has_begun(self) -> bool:
         """Whether any rank was ever started."""
         return (self.path / "begun").exists()
+
+    def note_rank_failed(self, exit_code: int) -> None:
+        """Called by a rank that ends by its own fault: a launcher may tell of its peers, which end for want of it."""
+        with suppress(FileExistsError), (self.path / "failed").open("x") as file:
+            file.write(str(exit_code))
+
+    def read_failed_exit_code(self) -> int | None:
+        """Of the first rank that failed by itself; None if none did, or could not say so."""
+        text = _read_if_there(self.path / "failed")
+        return int(text) if text else None
 
     def append_metrics(self, metrics: EpochMetrics) -> None:
         # One write call of one line: a reader that tails the file meets a whole line or its beginning, never a mix.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -18,10 +19,12 @@ from trainers import components
 from trainers.batch_plan import plan_batch
 from trainers.data_plane import SLOWEST_VARIABLE, require_data_plane
 from trainers.datasets import Dataset, DatasetError, Split
+from trainers.stall_watch import EXIT_PEERS_LOST
 
 if TYPE_CHECKING:
     from trainers.communicator import Communicator
 
+EXIT_CRASHED = 1
 EXIT_BAD_SPEC = 2
 EXIT_SUPERSEDED = 4
 EXIT_DISK_FULL = 5
@@ -68,9 +71,10 @@ def check_spec(spec: TrialSpec) -> None:
 
 def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
     is_interrupted = _listen_for_interruption()
-    sys.excepthook = _end_alone
-    if arguments.attempt is not None:
-        trial.attempt(arguments.attempt).note_rank_began()
+    own_attempt = None if arguments.attempt is None else trial.attempt(arguments.attempt)
+    sys.excepthook = functools.partial(_end_alone, own_attempt)
+    if own_attempt is not None:
+        own_attempt.note_rank_began()
     # Imported here: a check answers without waiting for TensorFlow, and MPI starts only in a rank.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # As cluster/attempt.py has it, for a trial that is started by hand: oneDNN's kernels corrupt memory.
@@ -95,7 +99,7 @@ def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
         return EXIT_SUPERSEDED if isinstance(error, SupersededError) else EXIT_BAD_SPEC
     except (DatasetError, BatchTooLargeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        _leave(EXIT_DISK_FULL if is_disk_full(error) else EXIT_BAD_SPEC)
+        _leave(own_attempt, EXIT_DISK_FULL if is_disk_full(error) else EXIT_BAD_SPEC)
     if communicator.is_first:
         _finish(attempt, result)
     return 0
@@ -108,16 +112,27 @@ def _checked_spec(trial: TrialDir, communicator: Communicator) -> TrialSpec:
     return spec
 
 
-def _end_alone(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _end_alone(
+    attempt: AttemptDir | None, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
     sys.__excepthook__(kind, error, traceback)
-    _leave(EXIT_DISK_FULL if is_disk_full(error) else 1)
+    if kind.__module__.partition(".")[0] == "mpi4py":
+        # Another rank went away in the midst of a collective; this one has done nothing wrong.
+        _leave(None, EXIT_PEERS_LOST)
+    _leave(attempt, EXIT_DISK_FULL if is_disk_full(error) else EXIT_CRASHED)
 
 
-def _leave(exit_code: int) -> NoReturn:
+def _leave(attempt: AttemptDir | None, exit_code: int) -> NoReturn:
     """End this rank when the others may not know why: they wait for it in a collective, MPI's farewell would make it
-    wait for them, and the trial would hang. Without the farewell, the launcher ends the others."""
+    wait for them, and the trial would hang. Without the farewell, the launcher ends the others.
+
+    Args:
+        attempt: Where to note that it was this rank's own fault; None if it was not, or where there is no runner.
+    """
     # The disk that the log is on may be full.
     with contextlib.suppress(OSError):
+        if attempt is not None:
+            attempt.note_rank_failed(exit_code)
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(exit_code)

@@ -12,7 +12,8 @@ import threading
 import time
 
 LIMIT_VARIABLE = "SWITCHYARD_STALL_SHUTDOWN_TIME_SECONDS"
-_EXIT_STALLED = 1
+EXIT_PEERS_LOST = 14
+"""As Open MPI ends a rank that cannot reach another one: MPI_ERR_UNKNOWN."""
 
 
 class StallWatch:
@@ -37,4 +38,4 @@ class StallWatch:
             flush=True,
         )
         # Not sys.exit: the main thread is inside MPI, and does not come back.
-        os._exit(_EXIT_STALLED)
+        os._exit(EXIT_PEERS_LOST)

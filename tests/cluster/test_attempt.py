@@ -128,6 +128,7 @@ PAUSES_WHEN_ASKED = """
         (2, EndKind.BAD_SPEC),
         (4, EndKind.SUPERSEDED),
         (5, EndKind.DISK_FULL),
+        (14, EndKind.INTERRUPTED),
         (128 + signal.SIGABRT, EndKind.CRASHED),
         (128 + signal.SIGKILL, EndKind.INTERRUPTED),
         (128 + signal.SIGTERM, EndKind.INTERRUPTED),
@@ -140,6 +141,15 @@ def test_without_a_result_the_exit_code_tells_how_it_ended(request_with, exit_co
 
     assert (end.kind, end.exit_code, end.result) == (kind, exit_code, None)
     assert end.log_tail == "the last words"
+
+
+@pytest.mark.parametrize(("failed", "kind"), [(1, EndKind.CRASHED), (2, EndKind.BAD_SPEC), (5, EndKind.DISK_FULL)])
+def test_a_rank_that_fails_by_itself_counts_more_than_those_that_miss_it(request_with, failed, kind):
+    note = f"attempt.note_rank_began()\nattempt.note_rank_failed({failed})\nattempt.note_rank_failed(1)\n"
+
+    end = run_alone(request_with(f"{note}sys.exit(14)"))
+
+    assert (end.kind, end.exit_code) == (kind, failed)
 
 
 def test_a_result_counts_more_than_the_exit_code(request_with):
