@@ -13,10 +13,7 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
-import shlex  # noqa: E402
 import signal  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
@@ -25,13 +22,12 @@ from storage.trial_dir import is_disk_full  # noqa: E402
 from study.config import CONFIGS_DIR, StudyConfig, load_config  # noqa: E402
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from sqlalchemy.engine import URL
 
     from cluster.jobqueue import StudyJobs
     from cluster.launchers import RankLayout
     from cluster.pool import WorkerPool
-    from cluster.profile import SiteProfile, SlurmSettings
+    from cluster.profile import SiteProfile
 
 _EXIT_NO_TRIAL_COMPLETED = 1
 _EXIT_BAD_INPUT = 2
@@ -61,6 +57,7 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     # Imported here: Optuna and Dask take seconds, and --help or a bad config need neither.
     from cluster.profile import available_cores, check_complete, load_site
     from storage.endpoint import parse_public_url, public_url
+    from study.dry_run import describe
     from study.preflight import check_shared_parts
     from study.samplers import check_sampler
 
@@ -72,7 +69,7 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     url = parse_public_url(*_storage_url(config, arguments))
     check_shared_parts(config, layout.world_size)
     if arguments.dry_run:
-        _describe(config, profile, layout, slots, public_url(url), console)
+        describe(config, profile, layout, slots, public_url(url), _job_script(config, profile), console)
         return 0
     check_complete(profile)
     return _run_study(config, profile, layout, slots, url, console)
@@ -91,6 +88,7 @@ def _run_study(
     from study.loop import StudyLoop
     from study.report import closing_table
     from study.samplers import build_sampler
+    from study.stop_request import StopRequest
 
     settings = config.study
     # First of all: a database that is out of reach leaves no folder behind.
@@ -107,7 +105,7 @@ def _run_study(
             claim_study_dir(study, config.study_dir, folder_of(url))
         epochs = config.training.epochs
         view = LiveDisplay(console, settings.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
-        stop = _StopRequest()
+        stop = StopRequest()
         ledger = Ledger(study, storage, view.notice, stop.event)
         if layout.nodes == 1 and profile.launcher == "mpirun" and not private_network.is_available():
             console.print(
@@ -133,84 +131,18 @@ def _open_pool(config: StudyConfig, profile: SiteProfile, slots: int) -> WorkerP
     return SlurmPool(profile, profile.slurm, _study_jobs(config))
 
 
+def _job_script(config: StudyConfig, profile: SiteProfile) -> str | None:
+    if profile.slurm is None:
+        return None
+    from cluster.slurm import job_script
+
+    return job_script(profile, profile.slurm, _study_jobs(config))
+
+
 def _study_jobs(config: StudyConfig) -> StudyJobs:
     from cluster.jobqueue import StudyJobs
 
     return StudyJobs(config.study.name, config.study_dir.resolve())
-
-
-class _StopRequest:
-    """SIGINT and SIGTERM alike: the trials under way save a checkpoint and pause. A second one ends at once.
-
-    Not one that follows at its heels: `timeout` and some batch systems signal a process and then its whole group.
-    """
-
-    _SAME_REQUEST_S = 2.0
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.event = threading.Event()
-        self._noted_s = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    @property
-    def signal_name(self) -> str:
-        return signal.Signals(self.number).name
-
-    def is_requested(self) -> bool:
-        return self.number != 0
-
-    def _note(self, number: int, frame: object) -> None:
-        if self.number == 0:
-            self.number, self._noted_s = number, time.monotonic()
-            self.event.set()
-        elif time.monotonic() - self._noted_s > self._SAME_REQUEST_S:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-
-def _describe(
-    config: StudyConfig, profile: SiteProfile, layout: RankLayout, slots: int, storage_url: str, console: Console
-) -> None:
-    """What a run would do; nothing is stored, submitted or made."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from cluster.attempt import AttemptRequest, rank_command
-
-    request = AttemptRequest(config.trial_dir(0), 1, layout, profile.launcher, profile.launcher_options)
-    table = Table(title=f"dry run: study {config.study.name}", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("trials", f"{config.study.trials} in all, {slots} at once, {config.training.epochs} epochs each")
-    table.add_row("site", f"{profile.name}: {layout.nodes} nodes x {layout.ranks_per_node} ranks a trial")
-    table.add_row("threads per rank", str(layout.cpus_per_rank))
-    for kind, component in config.component_specs(config.search_space.parameters()).items():
-        options = "".join(f"\n  {name} = {value}" for name, value in component.options.items())
-        table.add_row(kind, escape(f"{component.name}{options}"))
-    table.add_row("sampler", f"{config.study.sampler}, seed {config.study.seed}")
-    table.add_row("database", storage_url)
-    table.add_row("rank command", shlex.join(rank_command(request)))
-    if profile.slurm is not None:
-        _describe_jobs(config, profile, profile.slurm, slots, table)
-    console.print(table)
-    if profile.slurm is not None:
-        from cluster.slurm import job_script
-
-        script = job_script(profile, profile.slurm, _study_jobs(config))
-        console.print("\njob script:\n", script, sep="\n", highlight=False, markup=False, soft_wrap=True)
-
-
-def _describe_jobs(config: StudyConfig, profile: SiteProfile, slurm: SlurmSettings, slots: int, table: Table) -> None:
-    jobs = min(slots, config.study.trials)
-    nodes = jobs * profile.nodes_per_trial
-    table.add_row("jobs", f"{jobs} at once, {profile.nodes_per_trial} nodes each: {nodes} nodes, for {slurm.walltime}")
-    table.add_row(
-        "node-hours",
-        f"{nodes * slurm.walltime_s / 3600:g} if these jobs last their whole walltime. They end earlier when no trial "
-        "is left for them; where the study is longer, others follow.",
-    )
 
 
 def _storage_url(config: StudyConfig, arguments: argparse.Namespace) -> tuple[str, str]:

@@ -251,6 +251,16 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_no_trace(tmp_path):
         assert word in dry.output
 
 
+def test_a_dry_run_shows_another_site_s_job_and_what_it_has_still_to_be_told(tmp_path):
+    dry = new_workplace(tmp_path).run("--dry-run", "--site", "jureca-dc")
+
+    assert dry.exit_code == 0, dry.output
+    assert "#SBATCH --nodes=4" in dry.output
+    # The site takes six, the study has three trials.
+    assert "3 at once, 4 nodes each: 12 nodes" in dry.output
+    assert "note: site 'jureca-dc' does not know your slurm.account" in dry.output
+
+
 def test_a_study_may_be_called_a_number(tmp_path):
     workplace = new_workplace(tmp_path)
 
