@@ -91,8 +91,9 @@ def claim_study_dir(study: optuna.Study, study_dir: Path, database_dir: Path | N
     """
     here = study_dir.resolve()
     stored = study.user_attrs.get(STUDY_DIR_KEY)
-    claimed = here if stored is None else ((database_dir or Path("/")) / stored).resolve()
-    if claimed != here and claimed.is_dir():
+    claimed = here if stored is None else Path(os.path.normpath((database_dir or Path("/")) / stored))
+    # One folder may have several names, such as those under which two login nodes mount it.
+    if claimed.is_dir() and not (here.is_dir() and claimed.samefile(here)):
         raise StudyMismatchError(
             f"the files of study {study.study_name!r} are in {claimed}, not in {here}, and its driver may be at work "
             f"there: go on with --set study.runs_dir={claimed.parent}, or choose another study.name."

@@ -341,6 +341,16 @@ def test_a_study_is_refused_from_another_folder_as_long_as_its_own_exists(storag
     assert study.user_attrs[STUDY_DIR_KEY] == str(elsewhere)
 
 
+def test_a_folder_may_have_several_names(storage, tmp_path):
+    study = open_as_driver(storage)
+    here, mounted = tmp_path / "runs" / "s", tmp_path / "mounted"
+    here.mkdir(parents=True)
+    study.set_user_attr(STUDY_DIR_KEY, str(mounted))
+    mounted.symlink_to(here)
+
+    claim_study_dir(study, here, None)
+
+
 def test_a_folder_that_is_copied_with_its_database_is_a_study_of_its_own(storage, tmp_path):
     study = open_as_driver(storage)
     original, copy = tmp_path / "runs" / "s", tmp_path / "copy" / "s"
