@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 MEBIBYTES = 8
-
-
-class NoPrivateMountsError(OSError):
-    """This kernel gives this user no mounts of its own."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,7 @@ class SmallDisk:
 
 @contextmanager
 def mount_small_disk(folder: Path) -> Iterator[SmallDisk]:
-    """Mount it over `folder`, until the block ends.
-
-    Raises:
-        NoPrivateMountsError: It cannot be mounted here.
-    """
+    """Mount it over `folder`, until the block ends. The test is skipped where this kernel gives this user no mounts."""
     as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     mount = f'mount -t tmpfs -o size={MEBIBYTES}m,mode=700 tmpfs "$0" && echo mounted && exec cat'
     # The mount lives as long as this process, which ends when its input does.
@@ -68,5 +62,5 @@ def mount_small_disk(folder: Path) -> Iterator[SmallDisk]:
         assert keeper.stdout is not None
         assert keeper.stderr is not None
         if keeper.stdout.readline() != "mounted\n":
-            raise NoPrivateMountsError(keeper.stderr.read().strip())
+            pytest.skip(f"no private mounts here: {keeper.stderr.read().strip()}")
         yield SmallDisk(folder, keeper.pid)

@@ -55,8 +55,10 @@ def test_a_client_that_trusts_the_study_but_has_another_certificate_is_turned_aw
 ) -> None:
     other = create_certificates(tmp_path / "tls", "demo")
     keys = {"tls_client_cert": other.certificate, "tls_client_key": other.key}
+    known = set(cluster.scheduler.clients)
     # It is the scheduler that refuses here: the client is content with what it was shown, and may not be told why.
-    connect_as_stranger(cluster.scheduler_address, tls_ca_file=files.authority, **keys)
+    assert "CommClosedError" in connect_as_stranger(cluster.scheduler_address, tls_ca_file=files.authority, **keys)
+    assert set(cluster.scheduler.clients) == known
 
 
 def test_nobody_else_can_read_the_key(files: TlsFiles) -> None:

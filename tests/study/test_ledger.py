@@ -350,6 +350,8 @@ def test_a_folder_may_have_several_names(storage, tmp_path):
 
     claim_study_dir(study, here, None)
 
+    assert study.user_attrs[STUDY_DIR_KEY] == str(here)
+
 
 def test_a_folder_that_is_copied_with_its_database_is_a_study_of_its_own(storage, tmp_path):
     study = open_as_driver(storage)
