@@ -1,121 +1,92 @@
 """The runner: one attempt of a trial. Launches the ranks, relays their epochs, tells how they ended.
 
-Runs inside a Dask worker, on the first node of the allocation or in a local slot. Never imports TensorFlow.
+Runs inside a Dask worker, on the first node of the allocation, or in a thread of the driver. Never imports TensorFlow.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from cluster.launchers import RankLayout, launcher
-from cluster.slurm_step import wait_for_earlier_steps
-from storage.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
-from storage.trial_dir import AttemptDir, TrialDir, has_room
+from cluster import diagnosis
+from cluster.launchers import launcher
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, EndRecord, Failure
+from storage.protocol.files import has_space, is_disk_full, is_transient
+from storage.protocol.records import EpochMetrics, Outcome
+from storage.protocol.trial_dir import AttemptDir, MetricsReader, TrialDir
 
-# Exit codes of `python -m trainers` that mean something.
-_EXIT_BAD_SPEC = 2
-_EXIT_SUPERSEDED = 4
-_EXIT_DISK_FULL = 5
-_EXIT_PEERS_LOST = 14
-# Of a launcher or a supervisor that was ended from outside. A supervisor that sent the ranks away says SIGTERM.
-_EXIT_INTERRUPTED = {
-    128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
-}
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
-_STEPS_GONE_WITHIN_S = 30.0
+_SUPERVISOR = (sys.executable, "-m", "cluster.supervisor")
+# A supervisor's own steps after the grace time, generously: ask the launcher, kill, look after what is left.
+_SUPERVISOR_ENDS_WITHIN_S = 90.0
 
 
-class EndKind(StrEnum):
-    """How an attempt ended, as far as its future goes."""
+class StopSignal:
+    """What an attempt is asked for while it runs. Any thread may ask."""
 
-    ENDED = "ended"
-    """On purpose: the result says how."""
-    BAD_SPEC = "bad spec"
-    """The specification cannot be trained; a repetition would end the same."""
-    INTERRUPTED = "interrupted"
-    """From outside: its allocation, node or runner went away."""
-    ABANDONED = "abandoned"
-    """Its driver went away first, so nobody saw how it ended."""
-    SUPERSEDED = "superseded"
-    """A newer attempt took over."""
-    NOT_LAUNCHED = "not launched"
-    """No rank began: the launcher could not start them."""
-    DISK_FULL = "disk full"
-    """The ranks could not write; another trial could not either."""
-    CRASHED = "crashed"
+    def __init__(self) -> None:
+        self._requested: Outcome | None = None
+        self._changed = threading.Event()
 
-
-@dataclass(frozen=True)
-class AttemptRequest:
-    """What a runner needs to know."""
-
-    trial_dir: Path
-    attempt_number: int
-    layout: RankLayout
-    launcher_name: str
-    launcher_options: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to the worker's own."""
-    grace_s: float = 30.0
-    """For the ranks to save a checkpoint when they must go."""
-    ranks_meet_within_s: float = 600.0
-    """Ranks that have not found one another by then never will; they are sent away."""
-    deadline_unix_s: float = float("inf")
-    """The allocation's end; the ranks are paused early enough to save a checkpoint."""
+    def request(self, outcome: Outcome) -> None:
+        """PRUNED ends the ranks at the next epoch boundary; PAUSED, the stronger one, at once, after a checkpoint."""
+        if self._requested is not Outcome.PAUSED:
+            self._requested = outcome
+        self._changed.set()
 
     @property
-    def attempt(self) -> AttemptDir:
-        return TrialDir(self.trial_dir).attempt(self.attempt_number)
+    def requested(self) -> Outcome | None:
+        return self._requested
 
-    @property
-    def key(self) -> str:
-        """Unique within a study."""
-        return f"{self.trial_dir.name}/{self.attempt_number}"
+    def wait(self, timeout_s: float) -> None:
+        """Until something new is asked, at most this long."""
+        self._changed.wait(timeout_s)
+        self._changed.clear()
 
 
-@dataclass(frozen=True)
-class AttemptEnd:
-    """How an attempt ended, with what a person needs to see why."""
+@dataclass
+class AttemptWatch:
+    """Decides when a running attempt has to end, by what is asked of it and by its clocks. Needs no network.
 
-    kind: EndKind
-    exit_code: int
-    wall_s: float
-    result: TrialResult | None = None
-    epochs: tuple[EpochMetrics, ...] = ()
-    communicator: CommunicatorReport | None = None
-    log_tail: str = ""
+    Args:
+        started_s: When it began, on the clock of `verdict`.
+    """
 
-    @classmethod
-    def of_files(
-        cls, attempt: AttemptDir, kind: EndKind, exit_code: int = -1, wall_s: float | None = None, reason: str = ""
-    ) -> Self:
-        """The end of an attempt by what its ranks had written: a result on disk says more than who saw them go.
+    request: AttemptRequest
+    started_s: float
+    _heartbeat: float | None = None
+    _has_met: bool = False
+    _alive_s: float | None = None
+
+    def verdict(
+        self, now_s: float, requested: Outcome | None, has_met: bool, heartbeat: float | None
+    ) -> tuple[Outcome | None, str]:
+        """What the ranks are to do now, None to go on, and why.
 
         Args:
-            kind: What it is without a result.
-            wall_s: None if nobody measured it; its epochs' then.
-            reason: What is known beyond the log.
+            has_met: Whether the ranks have found one another.
+            heartbeat: The ranks' last sign of life, whatever it says.
         """
-        result, epochs = attempt.read_result(), tuple(attempt.read_metrics())
-        return cls(
-            kind=EndKind.ENDED if result else kind,
-            exit_code=0 if result and exit_code < 0 else exit_code,
-            wall_s=sum(metrics.wall_s for metrics in epochs) if wall_s is None else wall_s,
-            result=result,
-            epochs=epochs,
-            communicator=attempt.read_communicator(),
-            log_tail="" if result else "\n".join(filter(None, [attempt.log_tail(), reason])),
-        )
+        request, lasted_s = self.request, now_s - self.started_s
+        if has_met and (not self._has_met or heartbeat != self._heartbeat or self._alive_s is None):
+            self._has_met, self._heartbeat, self._alive_s = True, heartbeat, now_s
+        if lasted_s >= request.time_left_s - request.grace_s:
+            return Outcome.PAUSED, f"the allocation ends in {max(0.0, request.time_left_s - lasted_s):.0f} s"
+        if not self._has_met and lasted_s >= request.rendezvous_timeout_s:
+            return Outcome.PAUSED, f"the ranks have not found one another within {request.rendezvous_timeout_s:g} s"
+        if self._alive_s is not None and now_s - self._alive_s >= request.heartbeat_timeout_s:
+            return Outcome.PAUSED, f"the ranks have shown no sign of life for {request.heartbeat_timeout_s:g} s"
+        return requested, "the driver asked for it" if requested else ""
 
 
 def rank_command(request: AttemptRequest) -> tuple[str, ...]:
@@ -147,9 +118,10 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
         "OMP_NUM_THREADS": str(request.layout.cpus_per_rank),
         # Horovod's own thread waits inside MPI, which by default takes a whole core from the training to do so.
         "OMPI_MCA_mpi_yield_when_idle": "1",
-        # A rank that hangs is found after a minute and ends the attempt, instead of holding its nodes for ever.
-        "HOROVOD_STALL_CHECK_TIME_SECONDS": "30",
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "60",
+        # A rank that does not join a collective is found and ends the attempt, instead of holding its nodes for ever:
+        # before the ranks' own watchdog, and later than a file system that pauses for a minute or two in a checkpoint.
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": "60",
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "240",
         # Open MPI refuses root, which is all that a container has.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -159,66 +131,105 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
     }
 
 
-def run_attempt(
-    request: AttemptRequest, relay: Callable[[EpochMetrics], None], requested_end: Callable[[], Outcome | None]
-) -> AttemptEnd:
-    """Run the ranks to their end.
+def run_attempt(request: AttemptRequest, relay: Callable[[EpochMetrics], None], stop: StopSignal) -> AttemptEnd:
+    """Run the ranks to their end. Whatever happens, the attempt's end comes back, and says why.
 
     Args:
-        relay: Called with each epoch as it finishes.
-        requested_end: What the driver wants: PRUNED ends the ranks at the next epoch boundary, PAUSED at once, after
-            a checkpoint.
+        relay: Called with each epoch as it finishes. Nothing depends on it: the epochs are on disk.
     """
-    attempt, started = request.attempt, time.monotonic()
-    if request.launcher_name == "srun":
-        wait_for_earlier_steps(os.environ.get("SLURM_JOB_ID", ""), _STEPS_GONE_WITHIN_S)
-    with (
-        attempt.log_path.open("ab") as log,
-        # Leaving the block closes the pipe, at which the supervisor ends the ranks, and waits for it.
-        subprocess.Popen(
-            [sys.executable, "-m", "cluster.supervisor", str(request.grace_s), *rank_command(request)],
+    attempt, started_s = TrialDir(request.trial_dir).attempt(request.attempt_number), time.monotonic()
+    try:
+        exit_code, why = _run_ranks(request, attempt, relay, stop)
+        record = _end_record(request, attempt, exit_code, why, time.monotonic() - started_s)
+    # Whatever it is: an attempt without an end would leave its trial waiting for ever.
+    except Exception as error:
+        log.exception("attempt %s: the runner failed", request.key)
+        record = EndRecord(_failure_of_runner(error), _runner_words(error), None, time.monotonic() - started_s)
+    with suppress(OSError):
+        attempt.write_end(record)
+    return _end(attempt, record)
+
+
+def _run_ranks(
+    request: AttemptRequest, attempt: AttemptDir, relay: Callable[[EpochMetrics], None], stop: StopSignal
+) -> tuple[int, str]:
+    """The exit code of the launcher, and why the ranks were told to end; empty if they were not."""
+    launcher(request.launcher_name).prepare()
+    oom_before = diagnosis.count_oom_kills()
+    with attempt.log_path.open("ab") as output:
+        supervisor = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "cluster.supervisor",
+                str(request.grace_s),
+                str(attempt.path),
+                *rank_command(request),
+            ],
             env=rank_environment(request, os.environ),
             stdin=subprocess.PIPE,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             # Ctrl-C and the closing of a terminal are for the driver to hear, which then pauses its trials.
             start_new_session=True,
-        ) as supervisor,
-    ):
-        _watch(supervisor, request, relay, requested_end)
+        )
+    try:
+        why = _watch(supervisor, request, attempt, relay, stop)
+    finally:
+        ended = _end_supervisor(supervisor, request.grace_s)
+    if not ended:
+        return 128 + 9, "the ranks cannot be killed; their node waits for a device or a file system"
     exit_code = supervisor.returncode if supervisor.returncode >= 0 else 128 - supervisor.returncode
-    # srun tells the highest exit code, which may be that of ranks that only missed the one that failed.
-    exit_code = attempt.read_failed_exit_code() or exit_code
-    return AttemptEnd.of_files(attempt, _kind_of_end(attempt, exit_code), exit_code, time.monotonic() - started)
+    if diagnosis.may_be_out_of_memory(exit_code):
+        why = diagnosis.count_oom_kills().reason_since(oom_before) or why
+    return exit_code, why
 
 
 def _watch(
     supervisor: subprocess.Popen,
     request: AttemptRequest,
+    attempt: AttemptDir,
     relay: Callable[[EpochMetrics], None],
-    requested_end: Callable[[], Outcome | None],
-) -> None:
-    attempt, relayed = request.attempt, 0
-    met, meet_until_s = False, time.monotonic() + request.ranks_meet_within_s
-    pause_at_unix_s = request.deadline_unix_s - request.grace_s
-    stop_requested = False
-    while True:
-        exited = _has_exited(supervisor, _POLL_S)
-        for metrics in attempt.read_metrics(skip=relayed):
+    stop: StopSignal,
+) -> str:
+    """Relay epochs and pass on what is asked, until the ranks have ended or must. Gives why they were told to end."""
+    watch, reader = AttemptWatch(request, time.monotonic()), MetricsReader(attempt)
+    stop_written, has_met, why = False, False, ""
+    while not _has_exited(supervisor, _POLL_S):
+        for metrics in reader.read_new():
             relay(metrics)
-            relayed += 1
-        if exited:
-            return
-        wanted = requested_end() if time.time() < pause_at_unix_s else Outcome.PAUSED
-        if not met:
-            met = attempt.read_communicator() is not None
-            wanted = wanted if met or time.monotonic() < meet_until_s else Outcome.PAUSED
-        if wanted is Outcome.PAUSED and supervisor.stdin is not None:
-            # The supervisor then does as if this runner were gone.
-            supervisor.stdin.close()
-        elif wanted is Outcome.PRUNED and not stop_requested:
+        has_met = has_met or attempt.read_communicator() is not None
+        verdict, reason = watch.verdict(
+            time.monotonic(), stop.requested, has_met, attempt.read_heartbeat() if has_met else None
+        )
+        if verdict is Outcome.PAUSED:
+            # Closing the pipe has the supervisor do as if this runner were gone: checkpoint, grace time, end.
+            why = reason
+            break
+        if verdict is Outcome.PRUNED and not stop_written:
             attempt.request_stop(Outcome.PRUNED)
-            stop_requested = True
+            stop_written = True
+    if why:
+        _close(supervisor)
+        _has_exited(supervisor, request.grace_s + _SUPERVISOR_ENDS_WITHIN_S)
+    for metrics in reader.read_new():
+        relay(metrics)
+    return why
+
+
+def _end_supervisor(supervisor: subprocess.Popen, grace_s: float) -> bool:
+    """Leave no rank behind; whether all are gone."""
+    _close(supervisor)
+    if _has_exited(supervisor, grace_s + _SUPERVISOR_ENDS_WITHIN_S):
+        return True
+    supervisor.kill()
+    return _has_exited(supervisor, 10.0)
+
+
+def _close(supervisor: subprocess.Popen) -> None:
+    if supervisor.stdin is not None:
+        with suppress(OSError):
+            supervisor.stdin.close()
 
 
 def _has_exited(process: subprocess.Popen, within_s: float) -> bool:
@@ -229,17 +240,39 @@ def _has_exited(process: subprocess.Popen, within_s: float) -> bool:
     return True
 
 
-def _kind_of_end(attempt: AttemptDir, exit_code: int) -> EndKind:
+def _end_record(request: AttemptRequest, attempt: AttemptDir, exit_code: int, why: str, wall_s: float) -> EndRecord:
+    """What the files and the exit code say of the end. A result, should there be one, says more than the failure."""
     if attempt.read_result() is not None:
-        return EndKind.ENDED
-    if exit_code == _EXIT_BAD_SPEC:
-        return EndKind.BAD_SPEC
-    if exit_code == _EXIT_SUPERSEDED:
-        return EndKind.SUPERSEDED
-    if exit_code in _EXIT_INTERRUPTED:
-        return EndKind.INTERRUPTED
-    if exit_code == _EXIT_DISK_FULL or not has_room(attempt.path):
-        return EndKind.DISK_FULL
-    if exit_code == _EXIT_PEERS_LOST:
-        return EndKind.INTERRUPTED
-    return EndKind.CRASHED if attempt.has_begun else EndKind.NOT_LAUNCHED
+        return EndRecord(None, "", exit_code, wall_s)
+    note, log_tail = attempt.read_rank_failure(), attempt.log_tail()
+    # srun tells the highest exit code, which may be that of ranks that only missed the one that failed.
+    failure = diagnosis.failure_of(note.exit_code if note else exit_code, attempt.has_begun)
+    if diagnosis.may_be_out_of_memory(exit_code) and "memory" in why:
+        failure = Failure.OUT_OF_MEMORY
+    elif failure in (Failure.CRASHED, Failure.NOT_LAUNCHED) and not has_space(attempt.path):
+        failure = Failure.DISK_FULL
+    words = launcher(request.launcher_name).explain(log_tail) if failure is Failure.NOT_LAUNCHED else ""
+    reason = (note.reason if note else "") or why or words or diagnosis.cause(log_tail)
+    described = diagnosis.describe_exit(note.exit_code if note else exit_code)
+    return EndRecord(failure, f"{reason} ({described})" if reason else described, exit_code, wall_s)
+
+
+def _end(attempt: AttemptDir, record: EndRecord) -> AttemptEnd:
+    """The end, also where nothing can be written or read any more."""
+    failure = record.failure or Failure.CRASHED
+    try:
+        return attempt.end(failure, record.reason or "it left no result", record.exit_code, record.wall_s)
+    except OSError as error:
+        reason = "; ".join(filter(None, [record.reason, f"its files cannot be read: {error}"]))
+        return AttemptEnd(None, Failure.INTERRUPTED, reason, record.exit_code, record.wall_s)
+
+
+def _failure_of_runner(error: BaseException) -> Failure:
+    if is_disk_full(error):
+        return Failure.DISK_FULL
+    # A mount or a connection that is away for a while says nothing of the trial.
+    return Failure.INTERRUPTED if is_transient(error) else Failure.CRASHED
+
+
+def _runner_words(error: BaseException) -> str:
+    return f"the runner failed: {type(error).__name__}: {error}"

@@ -1,35 +1,23 @@
-"""From a layout of ranks to the command that starts them. Pure: nothing is run here."""
+"""From a layout of ranks to the command that starts them. `argv` is pure: nothing is run there."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cluster import private_network
+from cluster.diagnosis import cause
+from cluster.slurm import step
+from cluster.slurm.words import slurm_lines
+from storage.protocol.attempts import RankLayout
+
+_EARLIER_STEPS_GONE_WITHIN_S = 30.0
 
 
 class LauncherError(ValueError):
-    """There is no launcher of this name, or it cannot start this layout."""
-
-
-@dataclass(frozen=True)
-class RankLayout:
-    """Where the ranks of one trial go."""
-
-    nodes: int
-    ranks_per_node: int
-    cpus_per_rank: int
-    gpus_per_node: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("nodes", "ranks_per_node", "cpus_per_rank"):
-            if getattr(self, name) < 1:
-                raise LauncherError(f"{name}={getattr(self, name)}; a trial needs at least 1.")
-
-    @property
-    def world_size(self) -> int:
-        return self.nodes * self.ranks_per_node
+    """There is no launcher of this name."""
 
 
 class Launcher(Protocol):
@@ -39,6 +27,14 @@ class Launcher(Protocol):
         Args:
             options: The site's own, which come last and are therefore the stronger ones.
         """
+        ...
+
+    def prepare(self) -> None:
+        """Wait, for a limited time, until the ranks of an attempt before this one are gone."""
+        ...
+
+    def explain(self, log_tail: str) -> str:
+        """What the launcher itself said of a failure; what was said last if it said nothing."""
         ...
 
 
@@ -64,6 +60,12 @@ class Mpirun:
         )
         return private_network.wrap(command) if is_one_machine else command
 
+    def prepare(self) -> None:
+        """The supervisor of the attempt before has left no process behind."""
+
+    def explain(self, log_tail: str) -> str:
+        return cause(log_tail)
+
 
 @dataclass(frozen=True)
 class Srun:
@@ -81,9 +83,17 @@ class Srun:
             *((f"--gres=gpu:{layout.gpus_per_node}",) if layout.gpus_per_node else ()),
             "--mpi=pmix",
             "--kill-on-bad-exit=1",
+            # A site may have set SBATCH_EXPORT or SLURM_EXPORT_ENV to NONE, which the ranks would inherit.
+            "--export=ALL",
             *options,
             *program,
         )
+
+    def prepare(self) -> None:
+        step.wait_for_earlier_steps(os.environ.get("SLURM_JOB_ID", ""), _EARLIER_STEPS_GONE_WITHIN_S)
+
+    def explain(self, log_tail: str) -> str:
+        return slurm_lines(log_tail) or cause(log_tail)
 
 
 LAUNCHERS: Mapping[str, Launcher] = {"mpirun": Mpirun(), "srun": Srun()}

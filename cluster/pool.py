@@ -1,90 +1,83 @@
-"""Where runners live: a Dask cluster whose workers take one attempt at a time each."""
+"""Where attempts run: workers that take one attempt at a time each, and what happens to them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Protocol, Self
+from dataclasses import dataclass
+from typing import Protocol
 
-from distributed import Client, SpecCluster
+from storage.protocol.attempts import AttemptEnd, AttemptRequest
+from storage.protocol.records import EpochMetrics, Outcome
 
-from cluster.quiet_dask import QuietScheduler, QuietWorker
+
+class PoolError(RuntimeError):
+    """The pool will never have workers until a person has put something right."""
 
 
-class WorkerPool(AbstractContextManager["WorkerPool"], Protocol):
-    """Workers that come when asked for, and may go at any time.
+@dataclass(frozen=True)
+class EpochFinished:
+    request: AttemptRequest
+    metrics: EpochMetrics
 
-    Its context's end gives all of them back.
+
+@dataclass(frozen=True)
+class AttemptFinished:
+    """The attempt has ended: nothing of it runs any more, or what still does is fenced off."""
+
+    request: AttemptRequest
+    end: AttemptEnd
+    worker: str
+
+
+Event = EpochFinished | AttemptFinished
+
+
+class Pool(AbstractContextManager["Pool"], Protocol):
+    """Workers that come when asked for, and may go at any time. Its context's end gives all of them back.
+
+    Every attempt that is started ends with exactly one AttemptFinished, whatever happens to its worker.
     """
 
-    client: Client
     walltime_s: float
     """For which a new worker is there; infinite where nothing ends it."""
 
     def ask_for(self, workers: int) -> None:
-        """Have this many, soon; a lost one is replaced at a later call. Called twice a second.
+        """Have this many, soon; a lost one is replaced. Called twice a second, and answers at once.
 
         Raises:
-            RuntimeError: Of the pool's own kind, if it will never have any.
+            PoolError: There will never be any.
         """
         ...
 
-    def workers(self) -> set[str]:
-        """Addresses of those that are there."""
+    def idle_workers(self) -> Sequence[str]:
+        """Those that are there and have no attempt."""
+        ...
+
+    def time_left_s(self, worker: str) -> float:
+        """Of this one's allocation; infinite if nothing ends it."""
+        ...
+
+    def start(self, request: AttemptRequest, worker: str) -> None:
+        """Hand an attempt to a worker that is idle."""
+        ...
+
+    def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
+        """Ask an attempt to end: PRUNED at its next epoch boundary, PAUSED at once after a checkpoint."""
+        ...
+
+    def next_event(self, timeout_s: float) -> Event | None:
+        """The next thing that happened, in order; None if nothing did in time."""
         ...
 
     def retire(self, worker: str) -> None:
-        """Give this one's allocation back. It is idle."""
+        """Give this one's allocation back. It is idle; another one may come in its place."""
         ...
 
-    def deadline_unix_s(self, worker: str) -> float:
-        """When this one's allocation ends; infinite if never."""
-        ...
-
-    def notices(self) -> list[str]:
+    def notices(self) -> Sequence[str]:
         """What a person should know since the last call."""
         ...
 
-
-class LocalPool:
-    """Worker threads inside this process.
-
-    Messages stay in memory (inproc://): no port is open, nobody can connect and nothing needs a certificate.
-    """
-
-    walltime_s = float("inf")
-
-    def __init__(self, slots: int) -> None:
-        worker = {
-            "cls": QuietWorker,
-            # Dask's memory limits would count the whole driver for each worker; ranks are processes of their own.
-            "options": {"nthreads": 1, "protocol": "inproc://", "dashboard": False, "memory_limit": 0},
-        }
-        self._cluster = SpecCluster(
-            scheduler={"cls": QuietScheduler, "options": {"protocol": "inproc://", "dashboard": False}},
-            workers=dict.fromkeys(range(slots), worker),
-            silence_logs=True,
-        )
-        self.client = Client(self._cluster)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.client.close()
-        self._cluster.close()
-
-    def ask_for(self, workers: int) -> None:
-        """They are all there from the beginning, and cost nothing."""
-
-    def workers(self) -> set[str]:
-        return set(self.client.scheduler_info(n_workers=-1)["workers"])
-
-    def retire(self, worker: str) -> None:
-        """There is no allocation to give back."""
-
-    def deadline_unix_s(self, worker: str) -> float:
-        return float("inf")
-
-    def notices(self) -> list[str]:
-        return []
+    def left_behind(self) -> Sequence[str]:
+        """What could not be given back when the context ended, by the name that the batch system gives it."""
+        ...

@@ -10,8 +10,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cluster.launchers import RankLayout
 from cluster.overrides import OverrideError, apply_override
+from storage.protocol.attempts import RankLayout
+from storage.protocol.variables import REQUIRED_BACKEND
 
 SITES_DIR = Path(__file__).parent / "sites"
 
@@ -45,6 +46,8 @@ class SlurmSettings(_Table):
     """As sbatch --mem takes it; "0" asks for all."""
     prologue: tuple[str, ...] = ()
     """Lines of the job script before the runner: modules and environment."""
+    pass_environment: tuple[str, ...] = ()
+    """More variables of the driver's environment that its jobs are given. A login shell sets the rest anew."""
     extra_directives: tuple[str, ...] = ()
     """More options for sbatch, each as in a #SBATCH line."""
     death_timeout_s: int = Field(default=60, ge=5)
@@ -76,13 +79,15 @@ class SiteProfile(_Table):
     """Fewer run at once where the machine has fewer cores than their ranks. With Slurm: jobs at once."""
     gpus_per_node: int = Field(default=0, ge=0)
     """Each rank takes the one of its own number on its node."""
-    slowest_data_plane: Literal["nccl", "mpi", "gloo", "auto"] = "auto"
+    required_backend: Literal["nccl", "mpi", "gloo", "auto"] = "auto"
     """What may move the gradients at the least; a trial whose ranks find less ends before epoch 0. `auto` is NCCL where
     there are GPUs and MPI elsewhere: Gloo is used only where a site says so."""
     checkpoint_grace_s: float = Field(default=30.0, gt=0)
     """For the ranks to save a checkpoint when they must go."""
-    ranks_meet_within_s: float = Field(default=600.0, gt=0)
-    """For all ranks to start and find one another; those that have not are sent away and started again."""
+    rendezvous_timeout_s: float = Field(default=600.0, gt=0)
+    """For all ranks to start and find one another; those that have not are terminated and started again."""
+    heartbeat_timeout_s: float = Field(default=900.0, gt=0)
+    """Ranks that get no further for so long are terminated and started again."""
     environment: dict[str, str] = {}
     """Added to the ranks' environment."""
     slurm: SlurmSettings | None = None
@@ -101,16 +106,16 @@ class SiteProfile(_Table):
         return self
 
     @property
-    def required_data_plane(self) -> str:
-        """`slowest_data_plane` with `auto` decided."""
-        if self.slowest_data_plane != "auto":
-            return self.slowest_data_plane
+    def backend(self) -> str:
+        """`required_backend` with `auto` decided."""
+        if self.required_backend != "auto":
+            return self.required_backend
         return "nccl" if self.gpus_per_node else "mpi"
 
     @property
     def rank_environment(self) -> dict[str, str]:
         """What the site adds to the ranks' environment."""
-        return {"SWITCHYARD_SLOWEST_DATA_PLANE": self.required_data_plane, **self.environment}
+        return {REQUIRED_BACKEND: self.backend, **self.environment}
 
     def concurrent_trials(self, cores: int) -> int:
         """How many trials run at once; without Slurm, on a machine of `cores` cores: one at least."""

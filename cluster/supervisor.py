@@ -1,9 +1,10 @@
-"""Keeps ranks from outliving their runner: `python -m cluster.supervisor GRACE_S COMMAND...`
+"""Keeps ranks from outliving their runner or their attempt: `python -m cluster.supervisor GRACE_S ATTEMPT COMMAND...`
 
 Standard input is a pipe whose other end the runner holds. When it closes, by whatever death the runner died, or when
-the supervisor is signalled, the ranks get SIGUSR1 (save a checkpoint), GRACE_S seconds, and then SIGKILL. The exit code
-is the command's, 128 + N if signal N ended it; a command that was sent away and did not end with 0 counts as ended by
-SIGTERM.
+the supervisor is signalled, the ranks get SIGUSR1 (save a checkpoint), GRACE_S seconds, and then SIGKILL. When a newer
+attempt than ATTEMPT, a folder, is there, they are killed at once: its ranks are about to start. The exit code is the
+command's, 128 + N if signal N ended it; one that was terminated and did not end with 0 counts as ended by SIGTERM, and
+one that was superseded has an exit code of its own.
 
 SIGUSR1, because launchers pass it on and go on themselves. At SIGTERM, Open MPI 5 kills the ranks after half a second,
 with no option against it, and ends with exit code 1.
@@ -21,17 +22,33 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from enum import Enum, auto
+from pathlib import Path
 
 import psutil
+
+from storage.protocol.exit_codes import ExitCode
+from storage.protocol.trial_dir import AttemptDir
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 _LAUNCHER_ENDS_WITHIN_S = 10
-_ENDING_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+_KILLED_WITHIN_S = 30
+_FENCE_EVERY_S = 1.0
+_ENDING_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU}
 
 
-def supervise(grace_s: float, command: list[str]) -> int:
+class _News(Enum):
+    EXITED = auto()
+    TOLD_TO_END = auto()
+    SUPERSEDED = auto()
+
+
+def supervise(grace_s: float, attempt: AttemptDir, command: list[str]) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     # Ranks whose launcher was killed become our children, not init's, so that they can be found.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -39,18 +56,22 @@ def supervise(grace_s: float, command: list[str]) -> int:
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _begin_child(libc)
     )
-    sent_away = _wait_for_exit_or_order_to_end(child, signalled)
-    if sent_away:
+    superseded = _watch_fence(attempt)
+    news = _wait_for_news(child, signalled, superseded)
+    if news is _News.TOLD_TO_END:
         child.send_signal(signal.SIGUSR1)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(grace_s)
+        # A newer attempt's ranks do not wait for the checkpoint of these.
+        if _wait_for_exit(child, superseded, grace_s) is _News.SUPERSEDED:
+            news = _News.SUPERSEDED
     if child.poll() is None:
         # srun's ranks are no children of it: only srun itself can end them, and does at SIGTERM.
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_LAUNCHER_ENDS_WITHIN_S)
     exit_code = _kill_descendants(child)
-    if sent_away and exit_code != 0:
+    if news is _News.SUPERSEDED:
+        return ExitCode.SUPERSEDED
+    if news is _News.TOLD_TO_END and exit_code != 0:
         return 128 + signal.SIGTERM
     return exit_code if exit_code >= 0 else 128 - exit_code
 
@@ -65,21 +86,62 @@ def _listen() -> int:
     return signalled
 
 
+def _watch_fence(attempt: AttemptDir) -> int:
+    """A file descriptor that can be read from once a newer attempt is there.
+
+    Looked at by a thread, because a file system that hangs must not keep the ranks from being ended.
+    """
+    superseded, note = os.pipe()
+
+    def watch() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                if attempt.is_superseded():
+                    os.write(note, b"s")
+                    return
+            time.sleep(_FENCE_EVERY_S)
+
+    threading.Thread(target=watch, name="fence", daemon=True).start()
+    return superseded
+
+
 def _begin_child(libc: ctypes.CDLL) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait_for_exit_or_order_to_end(child: subprocess.Popen, signalled: int) -> bool:
-    """Whether it is the order to end that came."""
+def _wait_for_news(child: subprocess.Popen, signalled: int, superseded: int) -> _News:
+    """The first thing that happens; an exit before all else that happened at the same time."""
     poller = select.poll()
-    exited = os.pidfd_open(child.pid)
-    poller.register(exited, select.POLLIN)
-    poller.register(signalled, select.POLLIN)
-    # Nothing is ever written to the pipe: the only news it has is that the runner is gone.
-    poller.register(sys.stdin.fileno(), select.POLLIN | select.POLLHUP)
-    news = {descriptor for descriptor, _ in poller.poll()}
-    os.close(exited)
-    return exited not in news
+    with _exit_descriptor(child) as exited:
+        for descriptor in (exited, signalled, superseded):
+            poller.register(descriptor, select.POLLIN)
+        # Nothing is ever written to the pipe: the only news it has is that the runner is gone.
+        poller.register(sys.stdin.fileno(), select.POLLIN | select.POLLHUP)
+        happened = {descriptor for descriptor, _ in poller.poll()}
+    if exited in happened:
+        return _News.EXITED
+    return _News.SUPERSEDED if superseded in happened else _News.TOLD_TO_END
+
+
+def _wait_for_exit(child: subprocess.Popen, superseded: int, within_s: float) -> _News:
+    """EXITED, or why there is nothing more to wait for."""
+    poller = select.poll()
+    with _exit_descriptor(child) as exited:
+        poller.register(exited, select.POLLIN)
+        poller.register(superseded, select.POLLIN)
+        happened = {descriptor for descriptor, _ in poller.poll(within_s * 1000)}
+    if exited in happened:
+        return _News.EXITED
+    return _News.SUPERSEDED if superseded in happened else _News.TOLD_TO_END
+
+
+@contextlib.contextmanager
+def _exit_descriptor(child: subprocess.Popen) -> Iterator[int]:
+    descriptor = os.pidfd_open(child.pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _kill_descendants(child: subprocess.Popen) -> int:
@@ -88,11 +150,15 @@ def _kill_descendants(child: subprocess.Popen) -> int:
     for process in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    exit_code = child.wait()
+    try:
+        exit_code = child.wait(_KILLED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        print("error: the ranks cannot be killed; their node waits for a device or a file system", file=sys.stderr)
+        exit_code = -signal.SIGKILL
     # Without the child: whoever waits for it second finds no exit code.
     psutil.wait_procs([process for process in descendants if process.pid != child.pid], timeout=10)
     return exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(supervise(float(sys.argv[1]), sys.argv[2:]))
+    sys.exit(supervise(float(sys.argv[1]), AttemptDir(Path(sys.argv[2])), sys.argv[3:]))

@@ -1,1 +1,1 @@
-"""What outlives a process: the records on disk, the trial directory, the study's database and its lease."""
+"""What outlives a process: the files that driver, runner and ranks share, and the study's database."""

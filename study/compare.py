@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from storage.endpoint import StorageError, open_existing_study, parse_public_url  # noqa: E402
+from storage.database.endpoint import StorageError, open_existing_study, parse_public_url  # noqa: E402
+from storage.database.schema import TrialRecord  # noqa: E402
 from study.display import format_parameters  # noqa: E402
 from study.report import best_trial  # noqa: E402
 
@@ -70,7 +71,8 @@ def seconds_per_epoch(trials: Sequence[FrozenTrial]) -> dict[int, float]:
     """Mean over the trials of the duration of an epoch, by global batch size."""
     phases: dict[int, list[float]] = {}
     for trial in trials:
-        for size, seconds in trial.user_attrs.get("epoch_s_by_batch_size", {}).items():
+        record = TrialRecord.read(trial.user_attrs)
+        for size, seconds in (record.epoch_s_by_batch_size if record else {}).items():
             phases.setdefault(int(size), []).append(seconds)
     return {size: fmean(values) for size, values in sorted(phases.items())}
 
@@ -84,14 +86,20 @@ def draw(arms: dict[str, list[FrozenTrial]], path: Path) -> None:
 
     figure, (times, scores) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for i, (name, trials) in enumerate(arms.items()):
-        durations = [t.user_attrs["epochs:wall_s"] for t in trials if t.user_attrs.get("epochs:wall_s")]
+        records = [record for trial in trials if (record := TrialRecord.read(trial.user_attrs)) is not None]
+        durations = [record.curves["wall_s"] for record in records if record.curves]
         length = min(map(len, durations), default=0)
-        times.plot([fmean(trial[epoch] for trial in durations) for epoch in range(length)], color=f"C{i}", label=name)
+        times.plot(
+            [fmean(trial[epoch] or 0.0 for trial in durations) for epoch in range(length)], color=f"C{i}", label=name
+        )
         if (best := best_trial(trials)) is not None:
             scores.plot(
                 *zip(*sorted(best.intermediate_values.items()), strict=True), color=f"C{i}", label=f"{name}, micro"
             )
-            scores.plot(best.user_attrs["epochs:f1_macro"], color=f"C{i}", linestyle="--", label=f"{name}, macro")
+            macro = TrialRecord.read(best.user_attrs)
+            scores.plot(
+                macro.curves["f1_macro"] if macro else [], color=f"C{i}", linestyle="--", label=f"{name}, macro"
+            )
     times.set(xlabel="epoch", ylabel="seconds per epoch, mean of trials", ylim=(0, None))
     scores.set(xlabel="epoch", ylabel="validation F1, best trial", ylim=(0, 1))
     for axes in (times, scores):
@@ -113,7 +121,7 @@ def _describe(trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
         str(best.number),
         _score(best),
         format_parameters(best.params).replace(" ", "\n"),
-        f"{fmean(t.user_attrs['wall_s'] for t in trials if 'wall_s' in t.user_attrs):.1f} s",
+        f"{fmean(r.wall_s for t in trials if (r := TrialRecord.read(t.user_attrs)) is not None):.1f} s",
         "\n".join(f"{seconds:.2f} at batch {size}" for size, seconds in phases),
     )
 
@@ -121,10 +129,10 @@ def _describe(trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
 def _score(trial: FrozenTrial | None) -> str:
     if trial is None:
         return "-"
-    attributes = trial.user_attrs
-    if attributes.get("outcome") != "completed":
-        return str(attributes.get("outcome", trial.state.name.lower()))
-    return f"{attributes['f1_micro']:.4f} ({attributes['f1_macro']:.4f})"
+    record = TrialRecord.read(trial.user_attrs)
+    if record is None or not record.is_completed:
+        return trial.state.name.lower() if record is None else record.outcome
+    return f"{record.f1_micro:.4f} ({record.f1_macro:.4f})"
 
 
 def _trials(name: str, storage: str | None, runs_dir: Path) -> list[FrozenTrial]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
-from storage.records import ComponentSpec, TrialSpec
+from storage.protocol.records import ComponentSpec
 from study import catalog
 from study.search_space import PARAMETER_TYPES, SearchSpace
 
@@ -78,13 +78,6 @@ class StudyConfig(_Table):
     batch_policy: Component
     search_space: SearchSpace
 
-    @property
-    def study_dir(self) -> Path:
-        return self.study.runs_dir / self.study.name
-
-    def trial_dir(self, number: int) -> Path:
-        return self.study_dir / "trials" / f"{number:04d}"
-
     def component_specs(self, sampled: dict[str, Any]) -> dict[str, ComponentSpec]:
         """Each kind's component with its fixed and its sampled options."""
         return {
@@ -95,26 +88,23 @@ class StudyConfig(_Table):
             for kind in catalog.KINDS
         }
 
-    def trial_spec(self, number: int, seed: int, sampled: dict[str, Any], world_size: int) -> TrialSpec:
-        """What the ranks of trial `number` are told."""
-        return TrialSpec(
-            study_name=self.study.name,
-            trial_number=number,
-            seed=seed,
-            epochs=self.training.epochs,
-            world_size=world_size,
-            loader_batch_size=self.training.loader_batch_size,
-            cache_dir=str(self.study.cache_dir.resolve()),
-            checkpoint_every_epochs=self.training.checkpoint_every_epochs,
-            deterministic=self.training.deterministic,
-            **self.component_specs(sampled),
-        )
-
-    def identity(self, world_size: int) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""
-        study = self.study.model_dump(include={"objective", "sampler", "seed"})
+        study = self.study.model_dump(include=_IDENTITY_OF_STUDY)
         rest = self.model_dump(mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}})
-        return {"study": study, **rest, "world_size": world_size}
+        return {"study": study, **rest}
+
+    @classmethod
+    def identity_defaults(cls) -> dict[str, Any]:
+        """The defaults of what `identity` gives: the values of studies that are older than a key."""
+        return {"study": _defaults_of(StudySettings), "training": _defaults_of(TrainingSettings)}
+
+
+_IDENTITY_OF_STUDY = {"objective", "sampler", "seed"}
+
+
+def _defaults_of(table: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.default for name, field in table.model_fields.items() if not field.is_required()}
 
 
 def load_config(path: Path, overrides: list[str]) -> StudyConfig:

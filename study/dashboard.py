@@ -83,16 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported here: --help answers without waiting for Optuna.
     from optuna_dashboard import wsgi
 
-    from storage.endpoint import STORAGE_VARIABLE, StorageError, open_existing_storage, parse_public_url
+    from storage.database.endpoint import StorageError, open_existing_storage, parse_public_url
+    from storage.protocol.variables import STORAGE_URL
 
     console = Console(stderr=True)
     text, where = arguments.storage, "--storage"
     if text is None:
-        text, where = os.environ.get(STORAGE_VARIABLE), STORAGE_VARIABLE
+        text, where = os.environ.get(STORAGE_URL), STORAGE_URL
     try:
         if not text:
             raise StorageError(
-                f"no database is named; give --storage sqlite:///runs/STUDY/study.db or set {STORAGE_VARIABLE}."
+                f"no database is named; give --storage sqlite:///runs/STUDY/study.db or set {STORAGE_URL}."
             )
         application = wsgi(open_existing_storage(parse_public_url(text, where)))
         server = make_server(_HOST, arguments.port, application, _ThreadingServer, _SilentHandler)

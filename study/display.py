@@ -6,14 +6,15 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
+from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from storage.records import EpochMetrics
-from study.transitions import Finish, Tell
+from storage.protocol.records import EpochMetrics
+from study.transitions import Tell
 
 
 @dataclass
@@ -141,7 +142,7 @@ def _outlook(has_checkpoint: bool) -> str:
 
 
 def _verdict(tell: Tell, row: _Row | None) -> str:
-    if tell.finish is Finish.FAIL:
+    if tell.state is TrialState.FAIL:
         return f"[red]{tell.outcome}[/] {escape(tell.reason)}"
     if row is None or row.metrics is None or tell.value == 0.0:
         return f"[yellow]{tell.outcome}[/] {escape(tell.reason)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.attempt import AttemptEnd
+from storage.protocol.attempts import AttemptEnd
+from storage.protocol.records import Outcome
 
 
 class Durations:
@@ -17,8 +18,11 @@ class Durations:
         self._epoch_s = 0.0
 
     def learn(self, end: AttemptEnd) -> None:
-        """Take an attempt's end into account. One without an epoch does not say what took its time."""
-        if end.epochs:
+        """Take an attempt's end into account. One without an epoch says how long a start takes at the least."""
+        if not end.epochs:
+            if end.result is not None and end.result.outcome is Outcome.PAUSED:
+                self._start_s = max(self._start_s, end.wall_s)
+        else:
             self._epoch_s = max(self._epoch_s, *(metrics.wall_s for metrics in end.epochs))
             self._start_s = max(self._start_s, end.wall_s - sum(metrics.wall_s for metrics in end.epochs))
 

@@ -1,50 +1,46 @@
-"""The study's life: ask for configurations, send attempts out, tell what came back. The only caller of ask and tell."""
+"""The study's life: ask for configurations, send attempts out, tell what came back."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
-
-from cluster.attempt import AttemptEnd, AttemptRequest, EndKind
-from cluster.dispatch import AttemptFinished, Dispatcher, EpochFinished
-from cluster.launchers import RankLayout
-from cluster.pool import WorkerPool
-from cluster.profile import SiteProfile
-from cluster.slurm_queue import slurm_lines
-from storage.records import EpochMetrics
-from storage.trial_dir import AttemptDir, TrialDir
-from study.config import StudyConfig
+from cluster.pool import AttemptFinished, EpochFinished, Event, Pool
+from storage.database.lease import LeaseError
+from storage.database.schema import AttemptRow
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
+from storage.protocol.clock import Clock
+from storage.protocol.codec import to_json
+from storage.protocol.files import OS_FILES, FileSystem
+from storage.protocol.records import EpochMetrics, Outcome, spec_sha256
+from storage.protocol.trial_dir import AttemptDir, TrialDir
 from study.durations import Durations
-from study.ledger import Ledger, is_finished
-from study.samplers import derive_seed
-from study.transitions import Finish, Halt, Tell, Transition, TryAgain, cause, merge_epochs, next_transition
+from study.failures import AlikeFailures
+from study.ledger import DatabaseLostError, Ledger, TrialRow
+from study.plan import StudyPlan
+from study.transitions import Halt, Tell, Transition, TryAgain, next_transition
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.5
-# In a row. A site at which ranks have met before may have a single bad node, which Slurm hands out again and again.
-_MAX_FAILED_FIRST_LAUNCHES = 3
-_MAX_FAILED_LAUNCHES = 10
-_STATES = {Finish.COMPLETE: TrialState.COMPLETE, Finish.PRUNED: TrialState.PRUNED, Finish.FAIL: TrialState.FAIL}
+POLL_S = 0.5
+# In a row. A site at which ranks have met before may have a single bad node, which it hands out again and again.
+_MAX_FAILED_FIRST_ALLOCATIONS = 3
+_MAX_FAILED_ALLOCATIONS = 10
+_FAILURES_THAT_RETIRE = 2
+# Beyond the ranks' grace time, for launchers, runners and messages.
+_ENDS_LATER_BY_S = 30.0
 
 
 class StudyHaltedError(RuntimeError):
     """No trial can go on until a person has put something right."""
 
-    def __init__(self, reason: str, trial: TrialDir) -> None:
-        super().__init__(f"{reason} and run the same command to go on; {trial.path} holds the logs.")
-
 
 class View(Protocol):
     """What a person sees of a running study."""
 
-    def trial_started(self, number: int, attempt: int, parameters: dict[str, object]) -> None: ...
+    def trial_started(self, number: int, attempt: int, parameters: dict[str, Any]) -> None: ...
 
     def epoch_finished(self, number: int, metrics: EpochMetrics) -> None: ...
 
@@ -57,14 +53,43 @@ class View(Protocol):
     def notice(self, text: str) -> None: ...
 
 
+class Stop(Protocol):
+    """What a person or a batch system wants of the driver."""
+
+    def is_requested(self) -> bool:
+        """The trials under way are to save a checkpoint and pause."""
+        ...
+
+    def is_urgent(self) -> bool:
+        """Nothing more is waited for."""
+        ...
+
+    @property
+    def signal_name(self) -> str: ...
+
+
 @dataclass
 class ActiveTrial:
     """A trial that is asked for and not yet told."""
 
     number: int
-    parameters: dict[str, object]
+    parameters: dict[str, Any]
     directory: TrialDir
     ends: list[AttemptEnd] = field(default_factory=list)
+    forgiven: int = 0
+    """How many of its ends do not count against it."""
+
+    @property
+    def ends_that_count(self) -> list[AttemptEnd]:
+        return self.ends[self.forgiven :]
+
+
+@dataclass
+class _Ending:
+    """The study ends: attempts have been asked to pause."""
+
+    until_s: float
+    error: Exception | None
 
 
 class StudyLoop:
@@ -72,186 +97,281 @@ class StudyLoop:
 
     def __init__(
         self,
-        study: optuna.Study,
+        plan: StudyPlan,
+        study_uuid: str,
         ledger: Ledger,
-        config: StudyConfig,
-        profile: SiteProfile,
-        layout: RankLayout,
-        slots: int,
-        pool: WorkerPool,
+        pool: Pool,
         view: View,
+        stop: Stop,
+        clock: Clock,
+        files: FileSystem = OS_FILES,
     ) -> None:
-        self._study, self._ledger, self._config = study, ledger, config
-        self._profile, self._layout, self._slots = profile, layout, slots
-        self._pool, self._dispatcher, self._view = pool, Dispatcher(pool.client), view
+        self._plan, self._study_uuid, self._ledger, self._pool = plan, study_uuid, ledger, pool
+        self._view, self._stop, self._clock, self._files = view, stop, clock, files
         self._waiting: list[ActiveTrial] = []
         self._training: dict[int, ActiveTrial] = {}
+        self._running: dict[int, AttemptRequest] = {}
+        self._failures = AlikeFailures()
         self._durations = Durations()
-        self._has_launched = False
-        self._failed_launches = 0
+        self._has_met = False
+        self._failed_allocations = 0
+        self._failures_of_worker: Counter[str] = Counter()
+        self._ending: _Ending | None = None
 
-    def run(self, is_stopping: Callable[[], bool]) -> None:
-        """Run until the study is complete, or until stopping has paused the trials under way.
+    def run(self) -> None:
+        """Run until the study is complete, or until its trials are paused.
+
+        Whatever ends the study, attempts under way are asked to pause and get the time for a checkpoint.
 
         Raises:
-            DatabaseLostError: Trials under way are paused by the caller's closing of the workers.
-            StudyHaltedError: The ranks' disk is full, or the site cannot start ranks.
+            DatabaseLostError: The database is away for long, or refuses.
+            LeaseError: Another driver has taken the study over.
+            StudyHaltedError: The ranks' disk is full, or no allocation can run ranks, or trial after trial fails alike.
+            PoolError: There will be no workers.
             OSError: The driver's disk is full, or the study's folder is gone.
         """
-        paused = False
-        while True:
-            if not is_stopping():
-                self._fill_slots()
-            elif not paused:
-                self._dispatcher.pause_all()
-                paused = True
-            if not self._training and (paused or not self._waiting):
-                return
-            self._dispatcher.give_up_on_lost_workers()
-            match self._dispatcher.next_news(_POLL_S):
-                case EpochFinished(request, metrics):
-                    self._on_epoch(self._training[_number(request)], metrics)
-                case AttemptFinished(request, end, worker):
-                    trial = self._training.pop(_number(request))
-                    self._note_launch(trial, end, worker)
-                    self._on_end(trial, end)
+        while not self.step(POLL_S):
+            pass
 
-    def _fill_slots(self) -> None:
-        """Put a trial on each worker that is free, and ask for as many workers as there are trials for them."""
-        while found := self._ledger.patiently(self._new_trials):
-            for trial in found:
-                # An earlier driver may have died between the end of a trial and telling it.
-                if trial.ends and isinstance(transition := self._transition(trial), Tell):
-                    self._finish(trial, transition)
-                else:
-                    self._waiting.append(trial)
+    def step(self, timeout_s: float) -> bool:
+        """Do what there is to do now, and wait a moment for news; whether the study has ended."""
+        try:
+            if self._ending is None and self._stop.is_requested():
+                self._view.notice(
+                    f"{self._stop.signal_name}: the trials under way save a checkpoint and pause, within "
+                    f"{self._plan.site.checkpoint_grace_s:g} s; once more, and they end at once, to go on from the "
+                    "checkpoint before."
+                )
+                self._begin_to_end(None)
+            if self._ending is None and self._fill_slots():
+                return True
+            if self._ending is not None and self._has_ended(self._ending):
+                if self._ending.error is not None:
+                    raise self._ending.error
+                return True
+            event = self._pool.next_event(timeout_s)
+            if event is not None:
+                self._on_event(event)
+        # Whatever it is: the trials under way get the time to pause.
+        except Exception as error:
+            if self._ending is not None and self._ending.error is error:
+                raise
+            self._begin_to_end(error)
+        return False
+
+    def _begin_to_end(self, error: Exception | None) -> None:
+        if self._ending is not None:
+            # Paused trials are in their files: what cannot be stored now is found by the next driver.
+            self._ending.error = self._ending.error or error
+            return
+        if error is not None and self._training:
+            self._view.notice(f"{error} Pausing the trials under way.")
+        grace_s = self._plan.site.checkpoint_grace_s + _ENDS_LATER_BY_S
+        self._ending = _Ending(self._clock.monotonic() + grace_s, error)
+        for trial in self._training.values():
+            self._pool.request_stop(self._running[trial.number], Outcome.PAUSED)
+
+    def _has_ended(self, ending: _Ending) -> bool:
+        return not self._training or self._stop.is_urgent() or self._clock.monotonic() >= ending.until_s
+
+    def _fill_slots(self) -> bool:
+        """Put a trial on each worker that is free, and ask for as many workers as there are trials for them.
+
+        Gives whether there is nothing left to do.
+        """
+        self._find_trials()
+        if not self._training and not self._waiting:
+            for trial, tell in self._failures.take():
+                self._tell(trial, tell)
+            return True
         self._pool.ask_for(len(self._training) + len(self._waiting))
         for notice in self._pool.notices():
             log.warning(notice)
             self._view.notice(notice)
-        for worker in self._pool.workers() - self._dispatcher.busy_workers():
+        for worker in self._pool.idle_workers():
             if self._waiting and self._has_time_for_a_trial(worker):
                 self._start(self._waiting.pop(0), worker)
             else:
                 self._pool.retire(worker)
+        return False
 
     def _has_time_for_a_trial(self, worker: str) -> bool:
-        remaining_s = self._pool.deadline_unix_s(worker) - time.time()
-        return remaining_s >= self._durations.needed_walltime_s(self._profile.checkpoint_grace_s, self._pool.walltime_s)
+        needed_s = self._durations.needed_walltime_s(self._plan.site.checkpoint_grace_s, self._pool.walltime_s)
+        return self._pool.time_left_s(worker) >= needed_s
 
-    def _new_trials(self) -> list[ActiveTrial]:
-        """Trials to fill the slots with: those that an earlier driver left behind, then new ones.
+    def _find_trials(self) -> None:
+        """Trials to fill the slots with: those that an earlier driver left behind, then new ones."""
+        while (free := self._plan.slots - len(self._training) - len(self._waiting)) > 0:
+            finished, started = self._ledger.counts()
+            self._view.progressed(finished, max(self._plan.config.study.trials, started))
+            known = {*self._training, *(trial.number for trial in self._waiting), *self._failures.numbers()}
+            left_behind = [row for row in self._ledger.unfinished() if row.number not in known]
+            for row in left_behind[:free]:
+                self._take_up(self._adopt(row))
+            if not left_behind:
+                if started >= self._plan.config.study.trials:
+                    return
+                self._take_up(self._adopt(self._ledger.new_trial()))
 
-        May be repeated after a database error: a trial that was created before the error is found as one left behind.
-        """
-        active = {*self._training, *(trial.number for trial in self._waiting)}
-        free = self._slots - len(active)
-        if free <= 0:
-            return []
-        trials = self._study.get_trials(deepcopy=False)
-        started = [trial for trial in trials if trial.state is not TrialState.WAITING]
-        self._view.progressed(sum(map(is_finished, trials)), max(self._config.study.trials, len(started)))
-        left_behind = [t for t in started if t.state is TrialState.RUNNING and t.number not in active]
-        if left_behind:
-            return [self._adopt(trial) for trial in left_behind[:free]]
-        return [self._activate(self._study.ask())] if len(started) < self._config.study.trials else []
+    def _take_up(self, trial: ActiveTrial) -> None:
+        # An earlier driver may have died between the end of a trial and telling it.
+        if trial.ends_that_count and isinstance(transition := self._transition(trial), Tell):
+            self._finish(trial, transition)
+        else:
+            self._waiting.append(trial)
 
-    def _activate(self, trial: optuna.Trial) -> ActiveTrial:
-        parameters = self._config.search_space.sample(trial)
-        return ActiveTrial(trial.number, parameters, TrialDir(self._config.trial_dir(trial.number)))
-
-    def _adopt(self, frozen: FrozenTrial) -> ActiveTrial:
-        trial = self._activate(self._ledger.reopen(frozen.number))
+    def _adopt(self, row: TrialRow) -> ActiveTrial:
+        """A trial of the database, with its folder and what is known of its attempts."""
+        trial = ActiveTrial(row.number, row.parameters, TrialDir(self._plan.trial_path(row.number), self._files))
+        self._bind(trial, row)
         attempts = trial.directory.attempts()
-        stored = frozen.user_attrs.get("attempts", [])
-        trial.ends = [_recall(attempt, stored) for attempt in attempts]
-        log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
+        trial.ends = [_recall(attempt, row.attempts) for attempt in attempts]
+        trial.forgiven = min(row.forgiven, len(trial.ends))
+        if attempts:
+            log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
         return trial
+
+    def _bind(self, trial: ActiveTrial, row: TrialRow) -> None:
+        """See that the trial's folder holds the specification that this study has for it, and no other."""
+        spec = self._plan.spec(trial.number, trial.parameters, self._study_uuid)
+        own = spec_sha256(to_json(spec))
+        if trial.directory.has_spec():
+            found = trial.directory.spec_sha256()
+            if found in (own, row.spec_sha256):
+                own = found
+            else:
+                aside = self._move_aside(trial.directory)
+                self._view.notice(f"trial {trial.number}: its folder held another specification; it is {aside} now")
+        if row.spec_sha256 != own:
+            self._ledger.record_spec(trial.number, own)
+        trial.directory.create(spec)
+
+    def _move_aside(self, directory: TrialDir) -> str:
+        taken = set(self._files.list_dir(directory.path.parent))
+        name = next(n for i in range(len(taken) + 1) if (n := f"{directory.path.name}.other-{i}") not in taken)
+        self._files.rename(directory.path, directory.path.with_name(name))
+        return name
 
     def _start(self, trial: ActiveTrial, worker: str) -> None:
         """Start the trial's next attempt."""
-        seed = derive_seed(self._config.study.seed, trial.number)
-        trial.directory.write_spec(
-            self._config.trial_spec(trial.number, seed, trial.parameters, self._layout.world_size)
-        )
-        request = AttemptRequest(
-            trial_dir=trial.directory.path.resolve(),
-            attempt_number=trial.directory.new_attempt().number,
-            layout=self._layout,
-            launcher_name=self._profile.launcher,
-            launcher_options=self._profile.launcher_options,
-            environment=self._profile.rank_environment,
-            grace_s=self._profile.checkpoint_grace_s,
-            ranks_meet_within_s=self._profile.ranks_meet_within_s,
-            deadline_unix_s=self._pool.deadline_unix_s(worker),
-        )
-        self._training[trial.number] = trial
-        self._dispatcher.submit(request, worker)
-        self._view.trial_started(trial.number, request.attempt_number, trial.parameters)
-        log.info("trial %d attempt %d: started with %s", trial.number, request.attempt_number, trial.parameters)
+        self._ledger.require_lease()
+        attempt = trial.directory.new_attempt()
+        request = self._plan.request(trial.number, attempt.number, self._pool.time_left_s(worker))
+        attempt.write_request(request)
+        self._training[trial.number], self._running[trial.number] = trial, request
+        self._pool.start(request, worker)
+        self._view.trial_started(trial.number, attempt.number, trial.parameters)
+        log.info("trial %d attempt %d: started on %s with %s", trial.number, attempt.number, worker, trial.parameters)
 
-    def _on_epoch(self, trial: ActiveTrial, metrics: EpochMetrics) -> None:
-        self._has_launched = True
-        self._ledger.record_epoch(trial.number, metrics, self._config.study.objective)
-        self._view.epoch_finished(trial.number, metrics)
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case EpochFinished(request, metrics):
+                self._has_met = True
+                self._view.epoch_finished(request.trial_number, metrics)
+                if self._can_store():
+                    self._ledger.record_epoch(request.trial_number, metrics)
+            case AttemptFinished(request, end, worker):
+                trial = self._training.pop(request.trial_number)
+                del self._running[request.trial_number]
+                self._on_end(trial, end, worker)
 
-    def _on_end(self, trial: ActiveTrial, end: AttemptEnd) -> None:
-        log.info("trial %d: attempt ended: %s, exit code %d", trial.number, end.kind, end.exit_code)
+    def _can_store(self) -> bool:
+        """Whether the database may still be asked. What is not stored is in files."""
+        return self._ending is None or not isinstance(self._ending.error, DatabaseLostError | LeaseError)
+
+    def _on_end(self, trial: ActiveTrial, end: AttemptEnd, worker: str) -> None:
+        log.info("trial %d: attempt %d ended: %s %s", trial.number, len(trial.ends) + 1, end.name, end.reason)
         trial.ends.append(end)
         self._durations.learn(end)
-        match self._transition(trial):
+        self._has_met |= end.communicator is not None
+        if not self._can_store():
+            return
+        transition = self._transition(trial)
+        if self._ending is not None and not (isinstance(transition, Tell) and end.result is not None):
+            # What an end under a stop means is for the next driver to say.
+            transition = TryAgain(f"{end.name}: {end.reason}".rstrip(": "))
+        self._follow(trial, transition)
+        self._judge_allocation(trial, end, worker)
+
+    def _follow(self, trial: ActiveTrial, transition: Transition) -> None:
+        match transition:
             case Tell() as tell:
                 self._finish(trial, tell)
             case Halt(reason):
                 # Nothing is stored: to the next driver, the attempt died with this one.
-                raise StudyHaltedError(reason, trial.directory)
+                raise self._halted(reason, trial)
             case TryAgain(reason):
-                self._ledger.record_attempts(trial.number, trial.ends)
-                self._view.trial_waits(trial.number, reason, trial.directory.checkpoint_path.exists())
                 self._waiting.append(trial)
+                self._view.trial_waits(trial.number, reason, bool(trial.directory.checkpoints()))
+                self._ledger.record_attempts(trial.number, trial.ends)
 
-    def _note_launch(self, trial: ActiveTrial, end: AttemptEnd, worker: str) -> None:
-        """Give back an allocation that could not start ranks; tell it from a site at which none can.
+    def _judge_allocation(self, trial: ActiveTrial, end: AttemptEnd, worker: str) -> None:
+        """Give back an allocation in which attempts fail; tell it from a site at which all are like that.
 
         Raises:
-            StudyHaltedError: One allocation after another has failed.
+            StudyHaltedError: One allocation after another could not run ranks.
         """
-        if end.kind is not EndKind.NOT_LAUNCHED:
-            self._has_launched |= end.communicator is not None
-            self._failed_launches = 0
+        failure = end.failure
+        if failure is None:
+            self._failures_of_worker[worker] = 0
+            self._failed_allocations = 0
             return
-        if worker in self._pool.workers():
+        self._failures_of_worker[worker] += 1
+        if failure.is_of_the_allocation or self._failures_of_worker[worker] >= _FAILURES_THAT_RETIRE:
             self._pool.retire(worker)
-        self._failed_launches += 1
-        allowed = _MAX_FAILED_LAUNCHES if self._has_launched else _MAX_FAILED_FIRST_LAUNCHES
-        if self._failed_launches >= allowed:
-            raise StudyHaltedError(
-                f"{self._profile.launcher} could not start any rank, {self._failed_launches} times in a row: "
-                f"{slurm_lines(end.log_tail) or cause(end.log_tail)}. Change site {self._profile.name!r}",
-                trial.directory,
-            )
+        if not failure.is_of_the_allocation:
+            return
+        self._failed_allocations += 1
+        allowed = _MAX_FAILED_ALLOCATIONS if self._has_met else _MAX_FAILED_FIRST_ALLOCATIONS
+        if self._failed_allocations >= allowed:
+            site, count = self._plan.site, self._failed_allocations
+            what = "start any rank" if failure is Failure.NOT_LAUNCHED else "train"
+            reason = f"{site.launcher} could not {what}, {count} times in a row: {end.reason}"
+            raise self._halted(f"{reason}. Put it right, or change site {site.name!r}", trial)
+
+    def _halted(self, reason: str, trial: ActiveTrial) -> StudyHaltedError:
+        return StudyHaltedError(
+            f"{reason.rstrip('.;')}; then run the same command to go on. {trial.directory.path} holds the logs."
+        )
 
     def _finish(self, trial: ActiveTrial, tell: Tell) -> None:
-        epochs = merge_epochs(trial.ends)
-        # Once more from the files: an event of Dask's may have been lost with a worker, a line on disk is not.
-        self._ledger.record_epochs(trial.number, epochs, self._config.study.objective)
-        self._ledger.record_end(trial.number, tell, trial.ends, epochs)
-        self._ledger.patiently(
-            lambda: self._study.tell(trial.number, tell.value, state=_STATES[tell.finish], skip_if_finished=True)
-        )
+        """Tell a trial; one that failed not before another one has ended otherwise.
+
+        Raises:
+            StudyHaltedError: Several trials in a row have failed alike.
+        """
         self._view.trial_finished(trial.number, tell)
-        log.info("trial %d: %s %s %s", trial.number, tell.finish, tell.outcome, tell.reason)
+        for earlier, its_tell in self._failures.add(trial, tell):
+            self._tell(earlier, its_tell)
+        if not self._failures.are_too_many():
+            return
+        failed = self._failures.take()
+        for each, _ in failed:
+            self._ledger.forgive(each.number, each.ends)
+        numbers = ", ".join(str(each.number) for each, _ in failed)
+        raise self._halted(
+            f"trials {numbers} failed alike: {tell.outcome}: {tell.reason}. They are not told, and will be tried "
+            "again: put it right",
+            trial,
+        )
+
+    def _tell(self, trial: ActiveTrial, tell: Tell) -> None:
+        self._ledger.finish(trial.number, tell, trial.ends, self._plan.layout.nodes)
+        log.info("trial %d: %s %s %s", trial.number, tell.state.name, tell.outcome, tell.reason)
 
     def _transition(self, trial: ActiveTrial) -> Transition:
-        return next_transition(trial.ends, self._config.study.objective, self._config.study.crash_retries)
+        settings = self._plan.config.study
+        ends = trial.ends_that_count
+        if ends[-1].result is not None:
+            # A result tells the whole trial, forgiven attempts included.
+            ends = trial.ends
+        return next_transition(ends, settings.objective, settings.crash_retries)
 
 
-def _recall(attempt: AttemptDir, stored: list[dict]) -> AttemptEnd:
+def _recall(attempt: AttemptDir, stored: tuple[AttemptRow, ...]) -> AttemptEnd:
     """The end of an attempt of an earlier driver. One that left neither a result nor a row died with its driver."""
-    row = stored[attempt.number - 1] if len(stored) >= attempt.number else {}
-    kind = EndKind(row.get("end", EndKind.ABANDONED))
-    return AttemptEnd.of_files(attempt, kind, row.get("exit_code", -1), row.get("wall_s"))
-
-
-def _number(request: AttemptRequest) -> int:
-    return int(request.trial_dir.name)
+    row = stored[attempt.number - 1] if len(stored) >= attempt.number else None
+    if row is not None and row.end in list(Failure):
+        reason = row.reason or "no reason was stored"
+        return attempt.end(Failure(row.end), reason, row.exit_code, row.wall_s)
+    return attempt.end(Failure.ABANDONED, "its driver ended before it")

@@ -1,53 +1,110 @@
-"""Checks what every trial of a study shares, before anything is stored or submitted."""
+"""Tries what every trial of a study shares, before anything is stored or submitted."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storage.records import TrialSpec
-from storage.trial_dir import TrialDir
-from study.config import ConfigError, StudyConfig
+import psutil
+
+from cluster.diagnosis import cause
+from storage.protocol.files import write_atomically
+from storage.protocol.records import spec_sha256
+from storage.protocol.trial_dir import TrialDir
+from study.config import ConfigError
+from study.plan import StudyPlan
 from study.search_space import Choices
-from study.transitions import cause
+
+_ROOT = Path(__file__).resolve().parent.parent
+_TRAINERS = _ROOT / "trainers"
+_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# TensorFlow's start on a busy login node, the decoding of a data set that no trial has used yet, and a step.
+_WITHIN_S = 3600
 
 
-def check_shared_parts(config: StudyConfig, world_size: int) -> None:
-    """Have the trainer check data set, splits and batch sizes, in a process of its own and without TensorFlow.
+def check(plan: StudyPlan, say: Callable[[str], None], build: bool = True) -> None:
+    """Have the trainer check data set, splits and batch sizes, and build a trial and make one update, in a process of
+    its own. What has been built once is not built again until it changes.
+
+    Args:
+        say: Told how long it took to build.
+        build: Without it, everything that needs no TensorFlow.
 
     Raises:
         ConfigError: With the trainer's own words.
     """
-    for sampled in _samples(config):
-        _check(config.trial_spec(number=0, seed=0, sampled=sampled, world_size=world_size))
+    with tempfile.TemporaryDirectory(prefix="switchyard-preflight-") as scratch:
+        trials = []
+        for number, sampled in enumerate(_samples(plan)):
+            trials.append(TrialDir(Path(scratch) / str(number)))
+            trials[-1].create(plan.spec(0, sampled, study_uuid=""))
+        fingerprint = _fingerprint(trials[0])
+        built = plan.config.study.cache_dir / "preflight" / f"{fingerprint}.json"
+        must_build = build and not built.exists()
+        started_s = time.monotonic()
+        _run(plan, [trial.path for trial in trials], must_build)
+        if must_build:
+            seconds = round(time.monotonic() - started_s, 1)
+            say(f"model, optimizer and data set were built and made one update: {seconds} s, once for this config")
+            built.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(built, json.dumps({"seconds": seconds}).encode())
 
 
-def _check(spec: TrialSpec) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        trial = TrialDir(Path(scratch))
-        trial.write_spec(spec)
-        check = subprocess.run(
-            [sys.executable, "-m", "trainers", scratch, "--check"],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+def _run(plan: StudyPlan, folders: list[Path], build: bool) -> None:
+    command = [sys.executable, "-m", "trainers.preflight", *map(str, folders)]
+    memory = _memory_of_a_rank(plan)
+    options = (["--build"] if build else []) + ([] if memory is None else [f"--memory-per-rank={memory}"])
+    try:
+        done = subprocess.run(
+            [*command, *options],
+            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            timeout=_WITHIN_S,
         )
-    if check.returncode:
-        raise ConfigError(cause(check.stderr))
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"model and data set were not built within {_WITHIN_S // 60} minutes") from None
+    if done.returncode:
+        raise ConfigError(cause(done.stderr) or f"the preflight ended with exit code {done.returncode}")
 
 
-def _samples(config: StudyConfig) -> Iterator[dict[str, Any]]:
+def _memory_of_a_rank(plan: StudyPlan) -> float | None:
+    """In bytes; None where nobody can say."""
+    if plan.site.slurm is None:
+        return psutil.virtual_memory().available / (plan.slots * plan.layout.ranks_per_node)
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", plan.site.slurm.memory_per_node or "")
+    if match is None or int(match[1]) == 0:
+        return None
+    return int(match[1]) * _UNITS[match[2]] / plan.layout.ranks_per_node
+
+
+def _fingerprint(trial: TrialDir) -> str:
+    """Of the configuration and of the trainer's code."""
+    spec = json.loads((trial.path / "spec.json").read_text()) | {"seed": 0}
+    digest = hashlib.sha256(spec_sha256(json.dumps(spec)).encode())
+    for path in sorted(_TRAINERS.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _samples(plan: StudyPlan) -> Iterator[dict[str, Any]]:
     """One configuration, and with it each other choice, or the other end of the range, of what is checked here."""
+    space = plan.config.search_space
     values = {
         name: parameter.choices if isinstance(parameter, Choices) else (parameter.low, parameter.high)
-        for name, parameter in config.search_space.parameters().items()
+        for name, parameter in space.parameters().items()
     }
     first = {name: among[0] for name, among in values.items()}
     yield first
-    for name in [*config.search_space.dataset, *config.search_space.batch_policy]:
+    for name in [*space.dataset, *space.batch_policy]:
         yield from (first | {name: value} for value in values[name][1:])

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 from rich.table import Table
 
+from storage.database.schema import TrialRecord
 from study.display import format_parameters
 
 
@@ -21,21 +22,24 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
     table.add_column(overflow="fold")
     best = best_trial(trials)
     table.add_row("trials", _count_outcomes(trials))
-    if best is not None:
-        a = best.user_attrs
+    if best is not None and (record := TrialRecord.read(best.user_attrs)) is not None:
         table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
-        table.add_row("F1 micro / macro", f"{a['f1_micro']:.4f} / {a['f1_macro']:.4f}")
-        table.add_row("time", f"{a['wall_s']:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
-        table.add_row("images/s", _by_phase(a["images_per_s_by_batch_size"], "{:.0f}"))
-        table.add_row("seconds per epoch", _by_phase(a["epoch_s_by_batch_size"], "{:.2f}"))
+        table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
+        table.add_row("time", f"{record.wall_s:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
         table.add_row(
-            "data plane", f"{a['data_plane']}, {a['communicator']['world_size']} ranks on {', '.join(a['hosts'])}"
+            "node-hours", f"{sum(r.node_hours for r in _records(trials)):.3g} of attempts, lost ones included"
+        )
+        table.add_row("images/s", _by_phase(record.images_per_s_by_batch_size, "{:.0f}"))
+        table.add_row("seconds per epoch", _by_phase(record.epoch_s_by_batch_size, "{:.2f}"))
+        table.add_row(
+            "data plane", f"{record.data_plane}, {record.communicator['world_size']} ranks on {', '.join(record.hosts)}"
         )
     for trial in trials:
-        if trial.state is TrialState.FAIL:
-            attributes = trial.user_attrs
-            reason = escape(str(attributes.get("reason")))
-            table.add_row(f"trial {trial.number}", f"{attributes.get('outcome')}: {reason}")
+        failed = TrialRecord.read(trial.user_attrs) if trial.state is TrialState.FAIL else None
+        if failed is not None:
+            table.add_row(f"trial {trial.number}", f"{failed.outcome}: {escape(failed.reason)}")
+    if any(trial.state is TrialState.FAIL for trial in trials):
+        table.add_row("failed trials", "run again by the same command with --retry-failed")
     table.add_row("database", escape(storage_url))
     table.add_row("dashboard", escape(f"{_python()} study/dashboard.py --storage {storage_url}"))
     return table
@@ -49,18 +53,29 @@ def _python() -> str:
 
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The complete trial of the highest value that did not diverge; None if there is none."""
-    candidates = [t for t in trials if t.state is TrialState.COMPLETE and t.user_attrs.get("outcome") == "completed"]
+    candidates = [
+        trial
+        for trial in trials
+        if trial.state is TrialState.COMPLETE
+        and (record := TrialRecord.read(trial.user_attrs)) is not None
+        and record.is_completed
+    ]
     return max(candidates, key=lambda trial: trial.values[0], default=None)
 
 
 def _count_outcomes(trials: Sequence[FrozenTrial]) -> str:
     # Without an outcome it is still "running" to the database, but no longer to this driver.
-    outcomes = [str(t.user_attrs.get("outcome", "unfinished")) for t in trials]
+    records = [TrialRecord.read(trial.user_attrs) for trial in trials]
+    outcomes = ["unfinished" if record is None else record.outcome for record in records]
     return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
 
 
+def _records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+    return [record for trial in trials if (record := TrialRecord.read(trial.user_attrs)) is not None]
+
+
 def _mean_wall_s(trials: Sequence[FrozenTrial]) -> float:
-    return fmean(t.user_attrs["wall_s"] for t in trials if "wall_s" in t.user_attrs)
+    return fmean(record.wall_s for record in _records(trials))
 
 
 def _by_phase(values: dict[str, float], form: str) -> str:

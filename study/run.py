@@ -10,24 +10,25 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(_ROOT)
 
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
-from storage.trial_dir import is_disk_full  # noqa: E402
+from storage.protocol.files import is_disk_full  # noqa: E402
+from storage.protocol.variables import STORAGE_URL  # noqa: E402
 from study.config import CONFIGS_DIR, StudyConfig, load_config  # noqa: E402
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
-
-    from cluster.jobqueue import StudyJobs
-    from cluster.launchers import RankLayout
-    from cluster.pool import WorkerPool
-    from cluster.profile import SiteProfile
+    from cluster.pool import Pool
+    from cluster.slurm.job import StudyJobs
+    from storage.database.lease import StudyLease
+    from study.plan import StudyPlan
 
 _EXIT_NO_TRIAL_COMPLETED = 1
 _EXIT_BAD_INPUT = 2
@@ -56,106 +57,139 @@ def main(argv: list[str] | None = None) -> int:
 def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -> int:
     # Imported here: Optuna and Dask take seconds, and --help or a bad config need neither.
     from cluster.profile import available_cores, check_complete, load_site
-    from storage.endpoint import parse_public_url, public_url
-    from study.dry_run import describe
-    from study.preflight import check_shared_parts
+    from storage.database.endpoint import insecurity, parse_public_url
+    from study import dry_run, preflight
+    from study.plan import StudyPlan
     from study.samplers import check_sampler
 
     jobs = [] if arguments.jobs is None else [f"max_concurrent_trials={arguments.jobs}"]
-    profile = load_site(arguments.site, [*arguments.site_set, *jobs])
-    cores = available_cores()
-    layout, slots = profile.layout(cores), profile.concurrent_trials(cores)
+    site = load_site(arguments.site, [*arguments.site_set, *jobs])
     check_sampler(config.study.sampler)
     url = parse_public_url(*_storage_url(config, arguments))
-    check_shared_parts(config, layout.world_size)
+    plan = StudyPlan.make(config, site, available_cores(), url)
+
+    def say(text: str) -> None:
+        console.print(f"note: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    if (risk := insecurity(url)) is not None:
+        say(risk)
     if arguments.dry_run:
-        describe(config, profile, layout, slots, public_url(url), _job_script(config, profile), console)
+        preflight.check(plan, say, build=False)
+        dry_run.describe(plan, _job_script(plan), console)
         return 0
-    check_complete(profile)
-    return _run_study(config, profile, layout, slots, url, console)
+    check_complete(site)
+    preflight.check(plan, say)
+    return _run_study(plan, arguments, console, say)
 
 
-def _run_study(
-    config: StudyConfig, profile: SiteProfile, layout: RankLayout, slots: int, url: URL, console: Console
-) -> int:
+def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console, say: Callable[[str], None]) -> int:
+    import optuna
     from optuna.trial import TrialState
 
     from cluster import private_network
-    from storage.endpoint import folder_of, open_storage, public_url, worded_errors
-    from storage.lease import hold_lease
+    from storage.database.calls import ThreadedCalls
+    from storage.database.endpoint import as_storage_errors, folder_of, open_storage, public_url
+    from storage.database.lease import DatabaseLeaseStore, StudyLease, keep_renewing, this_driver
+    from storage.protocol.clock import SYSTEM_CLOCK
     from study.display import LiveDisplay, PlainDisplay
-    from study.ledger import Ledger, claim_study_dir, open_study
+    from study.ledger import Ledger
     from study.loop import StudyLoop
+    from study.opening import bind_folder, open_study, retry_failed
     from study.report import closing_table
     from study.samplers import build_sampler
     from study.stop_request import StopRequest
 
-    settings = config.study
+    settings, url = plan.config.study, plan.database
+    # Optuna writes to the terminal by itself, into the middle of the live table.
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
-    with hold_lease(config.study_dir):
-        _log_to(config.study_dir / "driver.log")
-        with worded_errors(url):
-            study = open_study(
-                storage,
-                settings.name,
-                lambda finished: build_sampler(settings.sampler, settings.seed, finished),
-                config.identity(layout.world_size),
-            )
-            claim_study_dir(study, config.study_dir, folder_of(url))
-        epochs = config.training.epochs
-        view = LiveDisplay(console, settings.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
-        stop = StopRequest()
-        ledger = Ledger(study, storage, view.notice, stop.event)
-        if layout.nodes == 1 and profile.launcher == "mpirun" and not private_network.is_available():
-            console.print(
-                "warning: this kernel gives no private networks, so mpirun's control ports are open to others."
-            )
-        with _open_pool(config, profile, slots) as pool, view:
-            StudyLoop(study, ledger, config, profile, layout, slots, pool, view).run(stop.is_requested)
+    stop = StopRequest()
+    with as_storage_errors(url):
+        lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), stop.pause)
+        lease.acquire(say)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_release, lease)
+        stack.enter_context(keep_renewing(lease))
+        with as_storage_errors(url):
+            study = open_study(storage, plan, lambda finished: build_sampler(settings.sampler, settings.seed, finished))
+            study_uuid = bind_folder(study, plan.folder, folder_of(url), arguments.adopt, say)
+            if arguments.retry_failed and (again := retry_failed(storage, study)):
+                say(f"trying again: trial {', '.join(map(str, again))}")
+        _log_to(plan.folder / "driver.log")
+        epochs = plan.config.training.epochs
+        view = LiveDisplay(console, plan.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
+        ledger = Ledger(
+            study,
+            storage,
+            plan.config.search_space,
+            settings.objective,
+            ThreadedCalls(),
+            lease,
+            SYSTEM_CLOCK,
+            view.notice,
+            stop.is_requested,
+            stop.pause,
+        )
+        if plan.layout.nodes == 1 and plan.site.launcher == "mpirun" and not private_network.is_available():
+            say("this kernel gives no private networks, so mpirun's control ports are open to others")
+        pool = _open_pool(plan)
+        try:
+            with pool, view:
+                StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK).run()
+        finally:
+            if left := pool.left_behind():
+                say(f"could not be given back, and may still run: {', '.join(left)}")
         trials = ledger.trials()
-    console.print(closing_table(settings.name, trials, public_url(url)))
+    console.print(closing_table(plan.name, trials, public_url(url)))
     if stop.is_requested():
         console.print(f"Stopped by {stop.signal_name}. Run the same command to go on.", highlight=False)
         return 128 + stop.number
     return 0 if any(trial.state is TrialState.COMPLETE for trial in trials) else _EXIT_NO_TRIAL_COMPLETED
 
 
-def _open_pool(config: StudyConfig, profile: SiteProfile, slots: int) -> WorkerPool:
-    from cluster.pool import LocalPool
+def _release(lease: StudyLease) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
 
-    if profile.slurm is None:
-        return LocalPool(slots)
-    from cluster.slurm import SlurmPool
-
-    return SlurmPool(profile, profile.slurm, _study_jobs(config))
+    # The next driver waits for its end then.
+    with contextlib.suppress(SQLAlchemyError, OSError):
+        lease.release()
 
 
-def _job_script(config: StudyConfig, profile: SiteProfile) -> str | None:
-    if profile.slurm is None:
+def _open_pool(plan: StudyPlan) -> Pool:
+    from cluster.local_pool import LocalPool
+
+    if plan.site.slurm is None:
+        return LocalPool(plan.slots)
+    from cluster.slurm.pool import open_pool
+
+    return open_pool(plan.site, plan.site.slurm, _study_jobs(plan))
+
+
+def _job_script(plan: StudyPlan) -> str | None:
+    if plan.site.slurm is None:
         return None
-    from cluster.slurm import job_script
+    from cluster.slurm.pool import job_script
 
-    return job_script(profile, profile.slurm, _study_jobs(config))
+    return job_script(plan.site, plan.site.slurm, _study_jobs(plan))
 
 
-def _study_jobs(config: StudyConfig) -> StudyJobs:
-    from cluster.jobqueue import StudyJobs
+def _study_jobs(plan: StudyPlan) -> StudyJobs:
+    from cluster.slurm.job import StudyJobs
 
-    return StudyJobs(config.study.name, config.study_dir.resolve())
+    return StudyJobs(plan.name, plan.folder)
 
 
 def _storage_url(config: StudyConfig, arguments: argparse.Namespace) -> tuple[str, str]:
     """The database URL and where it was said: command line, environment, config, or the study's own file."""
-    from storage.endpoint import STORAGE_VARIABLE
-
     if arguments.storage:
         return arguments.storage, "--storage"
-    if os.environ.get(STORAGE_VARIABLE):
-        return os.environ[STORAGE_VARIABLE], STORAGE_VARIABLE
+    if os.environ.get(STORAGE_URL):
+        return os.environ[STORAGE_URL], STORAGE_URL
     if config.study.storage:
         return config.study.storage, "study.storage"
-    return f"sqlite:///{config.study_dir / 'study.db'}", "study.runs_dir"
+    return f"sqlite:///{config.study.runs_dir / config.study.name / 'study.db'}", "study.runs_dir"
 
 
 def _log_to(path: Path) -> None:
@@ -164,11 +198,6 @@ def _log_to(path: Path) -> None:
     # A log that cannot be written is told once, by whatever else then cannot be written.
     logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    import optuna
-
-    # Optuna writes to the terminal by itself, into the middle of the live table.
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
     # So does Dask, of workers that are lost, which is the pool's to tell.
     dask = logging.getLogger("distributed")
     dask.handlers.clear()
@@ -212,6 +241,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--deterministic", action="store_true", help="bit-identical repetitions; slower")
     parser.add_argument(
         "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override any value of the config"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="run failed trials again, with their parameters")
+    parser.add_argument(
+        "--adopt", action="store_true", help="take over a folder of trials that another database knew, or lost files"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     return parser.parse_args(argv)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
+
+from study.seeds import derive_seed
 
 
 class SamplerError(ValueError):
@@ -41,12 +41,6 @@ class RandomByTrialNumber(BaseSampler):
     ) -> Any:
         seed = derive_seed(self._seed, trial.number, param_name)
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed below 2**31 that is a function of all parts, alike on every machine."""
-    numbers = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in parts]
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
 
 
 def _gp(seed: int) -> BaseSampler:

@@ -1,4 +1,4 @@
-"""What a person or a batch system says to a driver: SIGINT and SIGTERM."""
+"""What a person or a batch system says to a driver: Ctrl-C, SIGTERM, a lost terminal, a time limit."""
 
 from __future__ import annotations
 
@@ -6,33 +6,50 @@ import signal
 import threading
 import time
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+# `timeout` and some batch systems signal a process and then its whole group.
+_SAME_REQUEST_S = 2.0
+_PAUSE_WHEN_STOPPING_S = 0.5
+
 
 class StopRequest:
-    """SIGINT and SIGTERM alike: the trials under way save a checkpoint and pause. A second one ends at once.
+    """The first signal has the trials under way pause, a second one does not wait for them, a third one ends at once.
 
-    Not one that follows at its heels: `timeout` and some batch systems signal a process and then its whole group.
+    Signals that follow within two seconds count as one request.
     """
-
-    _SAME_REQUEST_S = 2.0
 
     def __init__(self) -> None:
         self.number = 0
-        self.event = threading.Event()
+        self._requests = 0
+        self._event = threading.Event()
         self._noted_s = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        for number in _SIGNALS:
+            # A driver under nohup goes on when its terminal is lost.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     @property
     def signal_name(self) -> str:
         return signal.Signals(self.number).name
 
     def is_requested(self) -> bool:
-        return self.number != 0
+        return self._requests > 0
+
+    def is_urgent(self) -> bool:
+        return self._requests > 1
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not for long once a stop is requested."""
+        if self._event.wait(seconds):
+            time.sleep(min(seconds, _PAUSE_WHEN_STOPPING_S))
 
     def _note(self, number: int, frame: object) -> None:
-        if self.number == 0:
-            self.number, self._noted_s = number, time.monotonic()
-            self.event.set()
-        elif time.monotonic() - self._noted_s > self._SAME_REQUEST_S:
+        now_s = time.monotonic()
+        if self._requests and now_s - self._noted_s <= _SAME_REQUEST_S:
+            return
+        self._requests, self._noted_s = self._requests + 1, now_s
+        self.number = self.number or number
+        self._event.set()
+        if self._requests > 2:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

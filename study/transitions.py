@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from cluster.attempt import AttemptEnd, EndKind
-from storage.records import EpochMetrics, Outcome, TrialResult
+from optuna.trial import TrialState
+
+from storage.protocol.attempts import AttemptEnd, Failure, merge_epochs
+from storage.protocol.records import Outcome, TrialResult
 
 # An interruption is nobody's fault and costs the trial nothing, as long as the trial gets anywhere between two.
 MAX_INTERRUPTIONS_WITHOUT_PROGRESS = 3
-_INTERRUPTIONS = frozenset({EndKind.INTERRUPTED, EndKind.SUPERSEDED})
-
-
-class Finish(StrEnum):
-    """How a trial is entered in the database."""
-
-    COMPLETE = "complete"
-    PRUNED = "pruned"
-    FAIL = "fail"
+MAX_PAUSES_WITHOUT_PROGRESS = 5
+# A network whose weights are not finite predicts no class at all: its F1 is 0, and samplers learn from it.
+VALUE_OF_DIVERGED = 0.0
 
 
 @dataclass(frozen=True)
 class Tell:
     """The trial is over."""
 
-    finish: Finish
+    state: TrialState
     value: float | None
     outcome: str
     """What the trial's attributes say: an Outcome, or what went wrong."""
@@ -52,7 +46,7 @@ Transition = Tell | TryAgain | Halt
 
 
 def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: int) -> Transition:
-    """Decide by all attempts of a trial, oldest first; the last one has just ended.
+    """Decide by all attempts of a trial that count, oldest first; the last one has just ended.
 
     Args:
         objective: Field of EpochMetrics that is the trial's value, taken from the last epoch.
@@ -60,69 +54,82 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
     """
     end = ends[-1]
     if end.result is not None:
-        return _after_result(end.result, ends, objective)
-    if end.kind is EndKind.BAD_SPEC:
-        return Tell(Finish.FAIL, None, "bad spec", cause(end.log_tail))
-    if end.kind is EndKind.ABANDONED:
-        return TryAgain("its driver ended before it")
-    if end.kind is EndKind.DISK_FULL:
-        return Halt("No space left on device for the trials' checkpoints and logs; make room")
-    if end.kind is EndKind.NOT_LAUNCHED:
-        # Says something of the allocation and nothing of the trial: the study counts these.
-        return TryAgain(f"{end.kind}: {cause(end.log_tail)} (exit code {end.exit_code})")
-    if end.kind in _INTERRUPTIONS:
-        if _fruitless_interruptions(ends) >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
-            return Tell(
-                Finish.FAIL,
-                None,
-                "interrupted",
-                f"{_fruitless_interruptions(ends)} times in a row without a further epoch",
-            )
-        return TryAgain(f"{end.kind} (exit code {end.exit_code})")
-    crashes = sum(e.kind is EndKind.CRASHED for e in ends)
+        return _after_result(end.result, ends, objective, crash_retries)
+    match end.failure:
+        case Failure.BAD_SPEC:
+            return Tell(TrialState.FAIL, None, end.name, end.reason)
+        case Failure.BAD_CHECKPOINT:
+            return Halt(end.reason)
+        case Failure.DISK_FULL:
+            return Halt("No space left on device for the trials' checkpoints and logs; make room")
+        case Failure.UNUSABLE_ALLOCATION | Failure.NOT_LAUNCHED | Failure.ABANDONED:
+            # Says something of the allocation or the driver, and nothing of the trial: the study counts these.
+            return TryAgain(_words(end))
+        case Failure.INTERRUPTED | Failure.SUPERSEDED:
+            count = _fruitless(ends)
+            if count >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
+                reason = f"{count} times in a row without a further epoch, at last: {end.reason}"
+                return Tell(TrialState.FAIL, None, end.name, reason)
+            return TryAgain(_words(end))
+        case _:
+            return _after_crash(end, ends, crash_retries)
+
+
+def _after_crash(end: AttemptEnd, ends: Sequence[AttemptEnd], crash_retries: int) -> Transition:
+    crashes = sum(e.failure in (Failure.CRASHED, Failure.OUT_OF_MEMORY) for e in ends)
     if crashes > crash_retries:
-        return Tell(
-            Finish.FAIL, None, "crashed", f"{cause(end.log_tail)} (exit code {end.exit_code}, attempt {len(ends)})"
-        )
-    return TryAgain(f"crashed: {cause(end.log_tail)} (exit code {end.exit_code})")
+        return Tell(TrialState.FAIL, None, end.name, f"{end.reason}, attempt {len(ends)}")
+    return TryAgain(_words(end))
 
 
-def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
-    """The epochs of a trial over its attempts; where two trained the same epoch, the later one counts."""
-    merged = {metrics.epoch: metrics for end in ends for metrics in end.epochs}
-    return [merged[epoch] for epoch in sorted(merged)]
-
-
-def cause(log_tail: str) -> str:
-    """The line of a log's tail that a person should read first: ours, a Python exception's, or else the last one."""
-    # Open MPI puts what it says between two lines of dashes.
-    lines = [line.strip() for line in log_tail.splitlines() if line.strip(" -")]
-    for pattern in (r"error: (.*)", r"((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .*)"):
-        matches = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
-        if matches:
-            return matches[-1]
-    return lines[-1] if lines else ""
-
-
-def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: str) -> Transition:
+def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: str, crash_retries: int) -> Transition:
     match result.outcome:
         case Outcome.PAUSED:
-            return TryAgain("paused")
+            count = _fruitless(ends)
+            if count >= MAX_PAUSES_WITHOUT_PROGRESS:
+                reason = f"{count} times in a row without getting any further; a longer walltime may help"
+                return Tell(TrialState.FAIL, None, result.outcome, reason)
+            return TryAgain(result.outcome)
         case Outcome.DIVERGED:
-            # A network whose weights are not finite predicts no class at all: its F1 is 0, and samplers learn from it.
-            return Tell(Finish.COMPLETE, 0.0, result.outcome, result.reason)
+            return Tell(TrialState.COMPLETE, VALUE_OF_DIVERGED, result.outcome, result.reason)
         case Outcome.PRUNED:
-            return Tell(Finish.PRUNED, None, result.outcome, result.reason)
+            return Tell(TrialState.PRUNED, None, result.outcome, result.reason)
         case Outcome.COMPLETED:
-            return Tell(Finish.COMPLETE, getattr(merge_epochs(ends)[-1], objective), result.outcome)
+            epochs = merge_epochs(ends)
+            if len(epochs) != result.epochs_done:
+                reason = f"its result says {result.epochs_done} epochs, and {len(epochs)} are in its files"
+                lost = AttemptEnd(None, Failure.CRASHED, reason, wall_s=ends[-1].wall_s)
+                return _after_crash(lost, [*ends[:-1], lost], crash_retries)
+            return Tell(TrialState.COMPLETE, getattr(epochs[-1], objective), result.outcome)
 
 
-def _fruitless_interruptions(ends: Sequence[AttemptEnd]) -> int:
-    """Interrupted attempts, counted back from the last one, that got no further than the trial had been before."""
-    count, furthest = 0, -1
-    for end in (end for end in ends if end.kind is not EndKind.NOT_LAUNCHED):
-        reached = max((metrics.epoch for metrics in end.epochs), default=-1)
-        is_fruitless = end.kind in _INTERRUPTIONS and reached <= furthest
-        count = count + 1 if is_fruitless else 0
+def _words(end: AttemptEnd) -> str:
+    return f"{end.name}: {end.reason}"
+
+
+def _fruitless(ends: Sequence[AttemptEnd]) -> int:
+    """Interruptions and pauses, counted back from the last one, that got no further than the trial had been before.
+
+    Attempts that say nothing of the trial do not count.
+    """
+    count, furthest = 0, (-1, -1)
+    for end in ends:
+        if end.failure is not None and (end.failure.is_of_the_allocation or end.failure is Failure.ABANDONED):
+            continue
+        reached = _reached(end)
+        count = count + 1 if _is_passing(end) and reached <= furthest else 0
         furthest = max(furthest, reached)
     return count
+
+
+def _is_passing(end: AttemptEnd) -> bool:
+    if end.result is not None:
+        return end.result.outcome is Outcome.PAUSED
+    return end.failure in (Failure.INTERRUPTED, Failure.SUPERSEDED)
+
+
+def _reached(end: AttemptEnd) -> tuple[int, int]:
+    """How far the trial was at an attempt's end: epochs, and loader batches of the next one."""
+    if end.result is not None:
+        return end.result.epochs_done, end.result.loader_batches_done
+    return max((metrics.epoch + 1 for metrics in end.epochs), default=-1), -1

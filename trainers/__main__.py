@@ -13,100 +13,70 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
-from storage.records import EpochMetrics, TrialResult, TrialSpec
-from storage.trial_dir import AttemptDir, TrialDir, TrialDirError, is_disk_full
-from trainers import components
-from trainers.batch_plan import plan_batch
-from trainers.data_plane import SLOWEST_VARIABLE, require_data_plane
-from trainers.datasets import Dataset, DatasetError, Split
-from trainers.stall_watch import EXIT_PEERS_LOST
+from storage.protocol.exit_codes import ExitCode
+from storage.protocol.records import EpochMetrics, TrialResult, TrialSpec
+from storage.protocol.trial_dir import AttemptDir, TrialDir, TrialDirError
+from storage.protocol.variables import REQUIRED_BACKEND
+from trainers.data_plane import require_data_plane
+from trainers.faults import AgreedError, AllocationError, SpecError, SupersededError, exit_code_of
+from trainers.preflight import check_spec
 
 if TYPE_CHECKING:
     from trainers.communicator import Communicator
-
-EXIT_CRASHED = 1
-EXIT_BAD_SPEC = 2
-EXIT_SUPERSEDED = 4
-EXIT_DISK_FULL = 5
-
-
-class SpecError(ValueError):
-    """The specification asks for what cannot be trained."""
 
 
 def main() -> int:
     arguments = _parse_arguments()
     trial = TrialDir(arguments.trial_dir)
-    if not arguments.check:
-        return _train(trial, arguments)
-    try:
-        check_spec(trial.read_spec())
-    except (SpecError, TrialDirError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_SPEC
-    return 0
-
-
-def check_spec(spec: TrialSpec) -> None:
-    """Check all that can be checked without TensorFlow: data set, splits and every batch size.
-
-    Raises:
-        SpecError: With what to change.
-    """
-    try:
-        policy = components.build("batch_policies", spec.batch_policy)
-        for size in policy.global_batch_sizes:
-            plan_batch(size, spec.world_size, spec.loader_batch_size)
-        dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
-    except ValueError as error:
-        raise SpecError(str(error)) from error
-    sizes = dataset.sizes()
-    for split in (Split.TRAIN, Split.VAL):
-        if sizes.get(split, 0) < spec.world_size:
-            raise SpecError(
-                f"the {split} split of {spec.dataset.name} holds {sizes.get(split, 0)} samples; it needs at least one "
-                f"for each of the {spec.world_size} ranks."
-            )
-
-
-def _train(trial: TrialDir, arguments: argparse.Namespace) -> int:
     is_interrupted = _listen_for_interruption()
     own_attempt = None if arguments.attempt is None else trial.attempt(arguments.attempt)
     sys.excepthook = functools.partial(_end_alone, own_attempt)
     if own_attempt is not None:
-        own_attempt.note_rank_began()
-    # Imported here: a check answers without waiting for TensorFlow, and MPI starts only in a rank.
+        own_attempt.record_rank_began()
+    # MPI starts here, and TensorFlow is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # As cluster/attempt.py has it, for a trial that is started by hand: oneDNN's kernels corrupt memory.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from trainers.communicator import AgreedError, Communicator, configure_threads
-    from trainers.train import BatchTooLargeError, SupersededError, build_training, train
+    from trainers.checkpoint import CheckpointOwner
+    from trainers.communicator import Communicator, configure_threads
+    from trainers.train import build_training, train
 
     communicator = Communicator()
     try:
-        spec = communicator.all_or_none(lambda: _checked_spec(trial, communicator))
+        spec = communicator.run_on_all_ranks(lambda: _checked_spec(trial, communicator))
         threads = configure_threads(arguments.threads, spec.deterministic)
         attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, arguments.attempt, communicator.is_first)))
         report = communicator.report(threads)
         if communicator.is_first:
             attempt.write_communicator(report)
-        communicator.all_or_none(lambda: require_data_plane(report, os.environ.get(SLOWEST_VARIABLE, "gloo")))
-        result = train(build_training(spec, communicator), attempt, is_interrupted, _reporter(attempt, spec))
+            communicator.watchdog.publish_to(attempt.write_heartbeat)
+        communicator.run_on_all_ranks(lambda: require_data_plane(report, os.environ.get(REQUIRED_BACKEND, "gloo")))
+        owner = CheckpointOwner(spec.study_uuid, communicator.broadcast(trial.spec_sha256()))
+        result = train(build_training(spec, communicator), attempt, owner, is_interrupted, _reporter(attempt, spec))
     except (AgreedError, SupersededError) as error:
         # Every rank has it; one says so.
         if communicator.is_first:
             print(f"error: {error}", file=sys.stderr)
-        return EXIT_SUPERSEDED if isinstance(error, SupersededError) else EXIT_BAD_SPEC
-    except (DatasetError, BatchTooLargeError) as error:
+            _record_failure(own_attempt, error)
+        return exit_code_of(error)
+    except (ValueError, MemoryError, AllocationError) as error:
+        # Such as a data set's: in words for a person, but the other ranks do not know.
+        if exit_code_of(error) is ExitCode.CRASHED:
+            raise
         print(f"error: {error}", file=sys.stderr)
-        _leave(own_attempt, EXIT_DISK_FULL if is_disk_full(error) else EXIT_BAD_SPEC)
+        _leave(own_attempt, error)
     if communicator.is_first:
+        communicator.watchdog.stop_publishing()
         _finish(attempt, result)
     return 0
 
 
 def _checked_spec(trial: TrialDir, communicator: Communicator) -> TrialSpec:
-    spec = trial.read_spec()
+    try:
+        spec = trial.read_spec()
+    except TrialDirError as error:
+        # A folder that is not there may be a mount that is away.
+        raise SpecError(str(error)) if trial.path.is_dir() else error from error
     communicator.require_world_size(spec.world_size)
     check_spec(spec)
     return spec
@@ -118,21 +88,30 @@ def _end_alone(
     sys.__excepthook__(kind, error, traceback)
     if kind.__module__.partition(".")[0] == "mpi4py":
         # Another rank went away in the midst of a collective; this one has done nothing wrong.
-        _leave(None, EXIT_PEERS_LOST)
-    _leave(attempt, EXIT_DISK_FULL if is_disk_full(error) else EXIT_CRASHED)
+        _exit(ExitCode.PEERS_LOST)
+    _leave(attempt, error)
 
 
-def _leave(attempt: AttemptDir | None, exit_code: int) -> NoReturn:
-    """End this rank when the others may not know why: they wait for it in a collective, MPI's farewell would make it
-    wait for them, and the trial would hang. Without the farewell, the launcher ends the others.
+def _leave(attempt: AttemptDir | None, error: BaseException) -> NoReturn:
+    """End this rank when the others may not know why: they wait for it in a collective, MPI_Finalize would make it wait
+    for them, and the trial would hang. Without MPI_Finalize, the launcher ends the others."""
+    _record_failure(attempt, error)
+    _exit(exit_code_of(error))
 
-    Args:
-        attempt: Where to note that it was this rank's own fault; None if it was not, or where there is no runner.
-    """
-    # The disk that the log is on may be full.
+
+def _record_failure(attempt: AttemptDir | None, error: BaseException) -> None:
+    """Note that it was this rank's own fault, where there is a runner to read it."""
+    words = str(error).strip().splitlines()
+    # The disk that it is written to may be full.
     with contextlib.suppress(OSError):
         if attempt is not None:
-            attempt.note_rank_failed(exit_code)
+            reason = words[0] if words else ""
+            named = reason if isinstance(error, AgreedError | ValueError) else f"{type(error).__name__}: {reason}"
+            attempt.record_rank_failure(exit_code_of(error), named)
+
+
+def _exit(exit_code: ExitCode) -> NoReturn:
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(exit_code)
@@ -176,7 +155,6 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("trial_dir", type=Path, metavar="TRIAL_DIR", help="holds spec.json; results are put there")
     parser.add_argument("--attempt", type=int, help="number of an attempt that is open already; default: a new one")
     parser.add_argument("--threads", type=int, help="per rank; default: all cores that the rank may run on")
-    parser.add_argument("--check", action="store_true", help="check the specification and its data set, train nothing")
     return parser.parse_args()
 
 

@@ -1,32 +1,45 @@
 """The state of a training, as one file that is replaced by rename: a reader finds a whole checkpoint or the one before.
 
+A checkpoint lies with its attempt. The next attempt goes on from the newest one, or from the one before it should that
+be damaged: older ones are removed.
+
 A checkpoint may lie inside an epoch: the order of the samples is a function of (seed, epoch), so the number of loader
 batches that are done says all about the place.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
+import sys
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.records import EpochMetrics
-from storage.trial_dir import write_atomically
-from trainers.communicator import Communicator
+from storage.protocol.codec import from_plain, to_plain
+from storage.protocol.records import EpochMetrics
+from storage.protocol.trial_dir import AttemptDir
+from trainers.faults import CheckpointError
+
+if TYPE_CHECKING:
+    from trainers.communicator import Communicator
 
 Arrays = list[NDArray[Any]]
 
+# The newest attempt's, and one to fall back on.
+_CHECKPOINTS_KEPT = 2
 
-class CheckpointError(ValueError):
-    """A checkpoint does not belong to this trial, or is damaged."""
+
+@dataclass(frozen=True)
+class CheckpointOwner:
+    """Whose checkpoint it is: written into it, and compared when it is read."""
+
+    study_uuid: str
+    spec_sha256: str
 
 
 @dataclass
@@ -79,8 +92,10 @@ class TrainingState:
         _assign([*self.shared(), *self.per_rank()], values)
 
 
-def save(path: Path, state: TrainingState, progress: Progress, communicator: Communicator) -> None:
-    """Write the checkpoint on rank 0. All ranks call it.
+def save(
+    attempt: AttemptDir, owner: CheckpointOwner, state: TrainingState, progress: Progress, communicator: Communicator
+) -> None:
+    """Write the attempt's checkpoint on rank 0. All ranks call it.
 
     Raises:
         OSError: The file cannot be written; the checkpoint before it stays.
@@ -90,39 +105,73 @@ def save(path: Path, state: TrainingState, progress: Progress, communicator: Com
         return
     arrays = {f"shared/{i:05d}": value for i, value in enumerate(_values(state.shared()))}
     arrays |= {f"per_rank/{i:05d}": np.stack(values) for i, values in enumerate(zip(*per_rank, strict=True))}
-    arrays["progress"] = np.array(json.dumps(dataclasses.asdict(progress)))
+    arrays["progress"] = np.array(json.dumps(to_plain(progress)))
+    arrays["owner"] = np.array(json.dumps({**to_plain(owner), "attempt": attempt.number}))
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]  # its stub takes any keyword for allow_pickle
-    write_atomically(path, content.getvalue())
+    attempt.files.write_atomically(attempt.checkpoint_path, content.getvalue())
+    for path in attempt.trial.checkpoints()[_CHECKPOINTS_KEPT:]:
+        attempt.files.remove(path)
 
 
-def load(path: Path, state: TrainingState, communicator: Communicator) -> Progress | None:
-    """Restore the checkpoint on all ranks; None if there is none. Only rank 0 reads the file, so all see the same.
+def load(
+    attempt: AttemptDir, owner: CheckpointOwner, state: TrainingState, communicator: Communicator
+) -> Progress | None:
+    """Restore the trial's newest checkpoint on all ranks; None if there is none. Only rank 0 reads files, so all see
+    the same.
 
     Raises:
-        AgreedError: The file is not a checkpoint of this trial.
+        AgreedError: The newest checkpoint is not one of this trial.
     """
-    content = communicator.broadcast(path.read_bytes() if communicator.is_first and path.exists() else None)
+    content = communicator.broadcast(_read_newest(attempt) if communicator.is_first else None)
     if content is None:
         return None
-    return communicator.all_or_none(lambda: _restore(content, path, state, communicator.rank))
+    return communicator.run_on_all_ranks(lambda: _restore(content, attempt, owner, state, communicator.rank))
 
 
-def _restore(content: bytes, path: Path, state: TrainingState, rank: int) -> Progress:
+def _read_newest(attempt: AttemptDir) -> bytes | None:
+    """The newest checkpoint that is whole."""
+    for path in attempt.trial.checkpoints():
+        content = attempt.files.read(path)
+        try:
+            with zipfile.ZipFile(io.BytesIO(content or b"")) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+            damaged = str(error)
+        if damaged is None:
+            return content
+        print(f"{path} is damaged ({damaged}); going on from the checkpoint before it", file=sys.stderr, flush=True)
+    return None
+
+
+def _restore(content: bytes, attempt: AttemptDir, owner: CheckpointOwner, state: TrainingState, rank: int) -> Progress:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            written = json.loads(str(arrays["owner"]))
+            _require_owner(CheckpointOwner(written["study_uuid"], written["spec_sha256"]), owner, attempt)
             shared = [arrays[name] for name in sorted(arrays.files) if name.startswith("shared/")]
             per_rank = [arrays[name] for name in sorted(arrays.files) if name.startswith("per_rank/")]
-            fields = json.loads(str(arrays["progress"]))
+            progress = from_plain(Progress, json.loads(str(arrays["progress"])), ignore_unknown=True)
         loss_sum, *values = [of_all_ranks[rank] for of_all_ranks in per_rank]
         _assign(state.shared(), shared)
         _assign(state.per_rank(), values)
-        history = [EpochMetrics(**metrics) for metrics in fields["history"]]
-        return Progress(**fields | {"history": history, "loss_sum": float(loss_sum)})
-    except (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint of this trial ({error}); remove it to start over."
+            f"the checkpoint in {attempt.trial.path} is not one of this trial ({error}); remove it to start over."
         ) from error
+    progress.loss_sum = float(loss_sum)
+    return progress
+
+
+def _require_owner(found: CheckpointOwner, owner: CheckpointOwner, attempt: AttemptDir) -> None:
+    if found != owner:
+        raise CheckpointError(
+            f"the checkpoint in {attempt.trial.path} is of study {found.study_uuid or '(none)'}, specification "
+            f"{found.spec_sha256[:12]}, and this trial is of study {owner.study_uuid or '(none)'}, specification "
+            f"{owner.spec_sha256[:12]}; move it away to start over."
+        )
 
 
 def _values(variables: list[keras.Variable]) -> Arrays:

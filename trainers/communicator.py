@@ -21,19 +21,13 @@ from mpi4py import MPI  # isort: skip
 import horovod  # isort: skip
 import horovod.tensorflow as hvd  # isort: skip
 
-from storage.records import CommunicatorReport
+from storage.protocol.records import CommunicatorReport
+from storage.protocol.variables import WATCHDOG_LIMIT_S
 from trainers.data_plane import DATA_PLANES, physical_index
-from trainers.stall_watch import LIMIT_VARIABLE, StallWatch
+from trainers.faults import AgreedError, AllocationError, exit_code_of
+from trainers.watchdog import DEFAULT_LIMIT_S, Watchdog
 
 Value = TypeVar("Value")
-
-
-class CommunicatorError(ValueError):
-    """The ranks that met are not the ones that were asked for."""
-
-
-class AgreedError(RuntimeError):
-    """Something failed on at least one rank, and all ranks know."""
 
 
 class Communicator:
@@ -44,7 +38,7 @@ class Communicator:
         # A communicator of our own keeps host messages apart from Horovod's.
         self._host = MPI.COMM_WORLD.Dup()
         self._gpus = tf.config.list_physical_devices("GPU")
-        self._stall_watch = StallWatch(float(os.environ.get(LIMIT_VARIABLE, "300")))
+        self.watchdog = Watchdog(float(os.environ.get(WATCHDOG_LIMIT_S, DEFAULT_LIMIT_S)))
         if hvd.local_rank() < len(self._gpus):
             # The job step sees all GPUs of the node (NCCL needs its peers); each rank takes the one of its number.
             tf.config.set_visible_devices(self._gpus[hvd.local_rank()], "GPU")
@@ -104,10 +98,10 @@ class Communicator:
         """Refuse to train on other ranks than the trial was written for.
 
         Raises:
-            CommunicatorError: More or fewer ranks have come.
+            AllocationError: More or fewer ranks have come.
         """
         if hvd.size() != world_size:
-            raise CommunicatorError(
+            raise AllocationError(
                 f"the trial asks for {world_size} ranks but {hvd.size()} have met; start it as "
                 f"`mpirun -np {world_size} python -m trainers ...`."
             )
@@ -136,15 +130,15 @@ class Communicator:
         self._host.Allreduce(values, total, op=MPI.SUM)
         return total
 
-    def any(self, claim: bool) -> bool:
-        """Whether the claim holds on at least one rank."""
-        holds = bool(self._host.allreduce(int(claim), op=MPI.MAX))
-        self.note_progress()
-        return holds
+    def max(self, value: int) -> int:
+        """The largest value of all ranks."""
+        largest = int(self._host.allreduce(value, op=MPI.MAX))
+        self.heartbeat()
+        return largest
 
-    def note_progress(self) -> None:
+    def heartbeat(self) -> None:
         """Called once a batch; when no call follows for minutes, this rank ends."""
-        self._stall_watch.note_progress()
+        self.watchdog.heartbeat()
 
     def broadcast(self, value: Any) -> Any:
         """The first rank's value, on all ranks. The others' values are ignored."""
@@ -154,24 +148,25 @@ class Communicator:
         """Every rank's value in rank order, on the first rank; None on the others."""
         return self._host.gather(value, root=0)
 
-    def all_or_none(self, act: Callable[[], Value]) -> Value:
+    def run_on_all_ranks(self, act: Callable[[], Value]) -> Value:
         """Do something on each rank alone, no collective in it, and go on only if it worked on all of them.
 
         Raises:
-            AgreedError: On all ranks, with the words of the first one that failed.
+            AgreedError: On all ranks, with the words and the exit code of the first one that failed.
         """
         cause: Exception | None = None
         try:
             value = act()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, AllocationError, MemoryError) as error:
             cause = error
-        reasons = [reason for reason in self._host.allgather(cause and str(cause)) if reason is not None]
-        if reasons:
-            raise AgreedError(reasons[0]) from cause
+        own = None if cause is None else (str(cause), exit_code_of(cause))
+        failed = [words for words in self._host.allgather(own) if words is not None]
+        if failed:
+            raise AgreedError(*failed[0]) from cause
         return value
 
     @contextmanager
-    def first_rank_first(self) -> Iterator[None]:
+    def rank_zero_first(self) -> Iterator[None]:
         """Let rank 0 run the block to its end before the others enter it: what it caches, they find."""
         if not self.is_first:
             self._host.Barrier()

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from storage.records import ComponentSpec
+from storage.protocol.records import ComponentSpec
 
 
 class ComponentError(ValueError):

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from storage.records import CommunicatorReport
+from storage.protocol.records import CommunicatorReport
+from storage.protocol.variables import REQUIRED_BACKEND
+from trainers.faults import AllocationError
 
-SLOWEST_VARIABLE = "SWITCHYARD_SLOWEST_DATA_PLANE"
 DATA_PLANES = ("nccl", "mpi", "gloo")
 """What may move gradients, the fastest first."""
 
 
-class DataPlaneError(ValueError):
+class DataPlaneError(AllocationError):
     """The gradients would take a slower way than the site allows, or GPUs are shared."""
 
 
-def require_data_plane(report: CommunicatorReport, slowest: str) -> None:
+def require_data_plane(report: CommunicatorReport, required: str) -> None:
     """Check what the ranks found out about themselves.
 
     Args:
-        slowest: nccl, mpi or gloo; nccl asks for a GPU per rank, too.
+        required: The slowest that will do: nccl, mpi or gloo; nccl asks for a GPU per rank, too.
 
     Raises:
         DataPlaneError: With the first rank that lacks something.
     """
-    if slowest not in DATA_PLANES:
-        raise DataPlaneError(f"{SLOWEST_VARIABLE}={slowest!r}; it must be one of {', '.join(DATA_PLANES)}.")
-    if slowest == "nccl":
+    if required not in DATA_PLANES:
+        raise DataPlaneError(f"{REQUIRED_BACKEND}={required!r}; it must be one of {', '.join(DATA_PLANES)}.")
+    if required == "nccl":
         for rank, (host, gpu) in enumerate(zip(report.hosts, report.gpus, strict=True)):
             if not gpu:
                 raise DataPlaneError(
                     f"rank {rank} on {host} has no GPU of its own; give the job as many GPUs per node as ranks, all of "
-                    "them visible to each rank, or set slowest_data_plane of the site."
+                    "them visible to each rank, or set required_backend of the site."
                 )
         _require_no_sharing(report)
-    if DATA_PLANES.index(report.data_plane) > DATA_PLANES.index(slowest):
+    if DATA_PLANES.index(report.data_plane) > DATA_PLANES.index(required):
         raise DataPlaneError(
-            f"{report.data_plane} would move the gradients, but the site asks for {slowest} "
+            f"{report.data_plane} would move the gradients, but the site asks for {required} "
             f"(NCCL is {'' if report.nccl_built else 'not '}built into this Horovod): install the build with NCCL "
-            "(`make nccl`), or set slowest_data_plane of the site."
+            "(`make nccl`), or set required_backend of the site."
         )
 
 

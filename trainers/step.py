@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import keras
 import tensorflow as tf
 
-from trainers.communicator import Communicator
 from trainers.datasets import AugmentedDataset, Dataset
 
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 EvaluateStep = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
+class GradientAverager(Protocol):
+    """What a step needs of the communicator."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]: ...
+
+
 def compile_train_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, dataset: Dataset, communicator: Communicator, seed: int
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    dataset: Dataset,
+    communicator: GradientAverager,
+    seed: int,
 ) -> TrainStep:
     """Algorithm 1 of the paper as one compiled call: (samples, labels, micro_batches) -> sum of the samples' losses.
 

@@ -10,30 +10,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from storage.records import EpochMetrics, Outcome, TrialResult, TrialSpec
-from storage.trial_dir import AttemptDir
+from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSpec
+from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
 from trainers.batch_plan import BatchPlan, plan_batch
 from trainers.batch_policies import BatchPolicy
-from trainers.checkpoint import Progress, TrainingState
-from trainers.communicator import Communicator
+from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
 from trainers.datasets import Dataset, SampleSource, Split
+from trainers.demand import Demand, Demands
+from trainers.faults import BatchTooLargeError, values_are_of_the_spec
 from trainers.loader import evaluation_order_of, read_batches, training_order_of
 from trainers.metrics import ClassCounts
 from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
 
-
-class BatchTooLargeError(ValueError):
-    """A batch that the batch policy may ask for, or a loader batch, does not fit into a rank's memory."""
-
-
-class SupersededError(RuntimeError):
-    """A newer attempt of the trial exists: these ranks outlived the reported end of theirs, and must write no more."""
+if TYPE_CHECKING:
+    from trainers.communicator import Communicator
 
 
 @dataclass(frozen=True)
@@ -62,15 +59,16 @@ def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
         DatasetError: The data cannot be opened; on the rank that found out.
     """
     keras.utils.set_random_seed(spec.seed)
-    policy = components.build("batch_policies", spec.batch_policy)
-    with communicator.first_rank_first():
+    with values_are_of_the_spec():
+        policy = components.build("batch_policies", spec.batch_policy)
+    with communicator.rank_zero_first(), values_are_of_the_spec():
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
         train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
-    state = communicator.all_or_none(lambda: _build_state(spec, dataset))
+    state = communicator.run_on_all_ranks(lambda: build_state(spec, dataset))
     model, optimizer = state.model, state.optimizer
-    communicator.note_progress()
+    communicator.heartbeat()
     communicator.broadcast_variables([v.value for v in [*state.shared(), *state.moving_statistics()]])
-    _draw_apart(state, communicator.rank)
+    _fold_rank_into_seeds(state, communicator.rank)
     return Training(
         spec=spec,
         communicator=communicator,
@@ -84,14 +82,20 @@ def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
     )
 
 
-def _build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
-    model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
-    optimizer = components.build("optimizers", spec.optimizer, model)
-    optimizer.build(model.trainable_variables)
+def build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
+    """The model and the optimizer that the specification names, with the weights that its seed gives.
+
+    Raises:
+        SpecError: They cannot be built like this.
+    """
+    with values_are_of_the_spec():
+        model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
+        optimizer = components.build("optimizers", spec.optimizer, model)
+        optimizer.build(model.trainable_variables)
     return TrainingState(model, optimizer)
 
 
-def _draw_apart(state: TrainingState, rank: int) -> None:
+def _fold_rank_into_seeds(state: TrainingState, rank: int) -> None:
     """Give each rank's generators a seed of their own: with one dropout mask for all ranks, its noise would not average
     out over the global batch."""
     for variable in state.random_states():
@@ -100,11 +104,16 @@ def _draw_apart(state: TrainingState, rank: int) -> None:
 
 
 def train(
-    training: Training, attempt: AttemptDir, is_interrupted: Callable[[], bool], report: Callable[[EpochMetrics], None]
+    training: Training,
+    attempt: AttemptDir,
+    owner: CheckpointOwner,
+    is_interrupted: Callable[[], bool],
+    report: Callable[[EpochMetrics], None],
 ) -> TrialResult:
     """Train from the checkpoint, or from the beginning, to an end.
 
     Args:
+        owner: The trial, as its checkpoints name it.
         is_interrupted: Whether this rank has been asked to make room; all ranks then save and pause.
         report: Called on rank 0 with each finished epoch.
 
@@ -114,20 +123,26 @@ def train(
         SupersededError: A newer attempt has begun; on all ranks.
     """
     spec, communicator = training.spec, training.communicator
-    checkpoint_path = attempt.trial.checkpoint_path
+    demands = Demands(attempt, communicator, is_interrupted)
     warm_up(training)
-    progress = checkpoint.load(checkpoint_path, training.state, communicator) or Progress()
+    progress = checkpoint.load(attempt, owner, training.state, communicator) or Progress()
+
+    def save() -> None:
+        checkpoint.save(attempt, owner, training.state, progress, communicator)
+
+    def ends(outcome: Outcome, reason: str = "") -> TrialResult:
+        return TrialResult(outcome, progress.epoch, reason, tuple(progress.history), progress.loader_batches)
 
     while progress.epoch < spec.epochs:
         started = time.perf_counter()
         epoch, history = progress.epoch, progress.history
         global_batch_size = training.policy.global_batch_size(epoch, history)
 
-        train_epoch(training, progress, training.plan(global_batch_size), is_interrupted)
+        train_epoch(training, progress, training.plan(global_batch_size), demands.agree)
         if progress.loader_batches < loader_batches_per_epoch(training):
             progress.wall_s += time.perf_counter() - started
-            _save(training, progress, attempt)
-            return TrialResult(Outcome.PAUSED, epoch, "interrupted inside an epoch; the checkpoint holds the place")
+            save()
+            return ends(Outcome.PAUSED, "interrupted inside an epoch; the checkpoint holds the place")
 
         communicator.average_variables([v.value for v in training.state.moving_statistics()])
         val_loss, counts = evaluate(training)
@@ -152,21 +167,24 @@ def train(
 
         # The validation loss too: the last update of the last epoch shows in no training loss.
         if not math.isfinite(metrics.train_loss + metrics.val_loss):
-            return TrialResult(Outcome.DIVERGED, progress.epoch, f"the loss of epoch {epoch} is not finite")
-        verdict = _verdict(attempt, communicator, is_interrupted)
+            return ends(Outcome.DIVERGED, f"the loss of epoch {epoch} is not finite")
+        verdict = demands.agree_after_epoch()
         if verdict or progress.epoch % spec.checkpoint_every_epochs == 0 or progress.epoch == spec.epochs:
-            _save(training, progress, attempt)
+            save()
         if verdict and progress.epoch < spec.epochs:
-            return TrialResult(verdict, progress.epoch, "asked to stop at an epoch's end")
+            return ends(verdict, "asked to stop at an epoch's end")
 
-    return TrialResult(Outcome.COMPLETED, progress.epoch)
+    return ends(Outcome.COMPLETED)
 
 
-def train_epoch(training: Training, progress: Progress, plan: BatchPlan, is_interrupted: Callable[[], bool]) -> None:
-    """Train from where `progress` stands to the end of its epoch, or to an interruption on any rank.
+def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: Callable[[], Demand]) -> None:
+    """Train from where `progress` stands to the end of its epoch, or to a demand for an end.
 
     In the small phase the loader batch is cut into micro-batches with one update each; in the large phase it makes
     one update. Both are the same compiled call.
+
+    Args:
+        agree: What all ranks are asked for; a collective, called after each loader batch but the last.
     """
     spec, communicator = training.spec, training.communicator
     order = training_order_of(training.train, spec.seed, progress.epoch, communicator.rank, communicator.world_size)
@@ -184,7 +202,7 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, is_inte
         if progress.loader_batches == 1:
             losses[0].numpy()  # Waits for the device, which the other batches need not.
             progress.first_batch_s = time.perf_counter() - started
-        if progress.loader_batches < last and communicator.any(is_interrupted()):
+        if progress.loader_batches < last and agree() is not Demand.NONE:
             break
 
     # One after the other, so that an interruption in between leaves the same sum.
@@ -203,7 +221,7 @@ def evaluate(training: Training) -> tuple[float, ClassCounts]:
         loss, batch_counts = training.evaluate_step(*batch)
         loss_sum += loss.numpy()
         counts += batch_counts.numpy()
-        communicator.note_progress()
+        communicator.heartbeat()
     return float(communicator.sum(loss_sum)[0]) / samples, ClassCounts(*communicator.sum(counts))
 
 
@@ -224,7 +242,7 @@ def warm_up(training: Training) -> None:
             micro_batches = min(plan.split, 2)
             samples, labels = _zeros(training, plan.local_batch_size * micro_batches)
             training.train_step(samples, labels, tf.constant(micro_batches)).numpy()
-            training.communicator.note_progress()
+            training.communicator.heartbeat()
         tried = f"loader_batch_size={training.spec.loader_batch_size}"
         training.evaluate_step(*_zeros(training, training.spec.loader_batch_size))
     except tf.errors.ResourceExhaustedError as error:
@@ -243,16 +261,3 @@ def _zeros(training: Training, size: int) -> tuple[tf.Tensor, tf.Tensor]:
     dataset = training.dataset
     samples = tf.zeros([size, *dataset.sample_shape], dataset.sample_dtype)
     return samples, tf.zeros([size, len(dataset.class_names)], tf.uint8)
-
-
-def _verdict(attempt: AttemptDir, communicator: Communicator, is_interrupted: Callable[[], bool]) -> Outcome | None:
-    """What is to happen after an epoch: None goes on. Rank 0 reads the disk, all ranks do the same thing."""
-    interrupted = communicator.any(is_interrupted())
-    requested = attempt.requested_stop() if communicator.is_first else None
-    return communicator.broadcast(requested) or (Outcome.PAUSED if interrupted else None)
-
-
-def _save(training: Training, progress: Progress, attempt: AttemptDir) -> None:
-    if training.communicator.broadcast(training.communicator.is_first and attempt.is_superseded()):
-        raise SupersededError(f"{attempt.path} is superseded by a newer attempt; its ranks end here.")
-    checkpoint.save(attempt.trial.checkpoint_path, training.state, progress, training.communicator)

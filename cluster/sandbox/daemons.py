@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cluster.sandbox.commands import start_daemon
 from cluster.sandbox.layout import Isolation, SandboxLayout, gres_conf, hosts, slurm_conf
-from storage.records import to_json
-from storage.trial_dir import write_atomically
+from storage.protocol.codec import to_json
+from storage.protocol.files import write_atomically
 
 _NODE_SCRIPT = Path(__file__).with_name("node.sh")
 

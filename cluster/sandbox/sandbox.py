@@ -18,7 +18,7 @@ from cluster.sandbox.layout import Isolation, SandboxLayout, SandboxShape
 from cluster.sandbox.packages import require_packages, with_sbin
 from cluster.sandbox.processes import SandboxProcess, sandbox_processes, signal_until_gone, wait_until
 from cluster.sandbox.slots import claim_slot
-from storage.records import RecordError, from_json
+from storage.protocol.codec import RecordError, from_json
 
 _DEFAULT_SHAPE = SandboxShape()
 _READY_WITHIN_S = 30

@@ -39,8 +39,8 @@ def syntax_tree(path: Path) -> ast.Module:
 def imported_names(path: Path) -> Iterator[tuple[str, int]]:
     """Every import, those inside functions and `if TYPE_CHECKING` included, as (dotted name, line).
 
-    `from storage import records` and `from storage.records import Outcome` give storage.records and
-    storage.records.Outcome. Imports are absolute; ruff sees to that.
+    `from storage import records` and `from storage.protocol.records import Outcome` give storage.protocol.records and
+    storage.protocol.records.Outcome. Imports are absolute; ruff sees to that.
     """
     for node in ast.walk(syntax_tree(path)):
         if isinstance(node, ast.Import):

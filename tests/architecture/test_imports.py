@@ -55,8 +55,8 @@ def test_the_ranks_know_of_the_storage_only_the_records_and_the_trial_directory(
         for path in python_files("trainers")
         for name, line in imported_names(path)
         if is_within(name, "storage")
-        and not is_within(name, "storage.records")
-        and not is_within(name, "storage.trial_dir")
+        and not is_within(name, "storage.protocol.records")
+        and not is_within(name, "storage.protocol.trial_dir")
     ]
 
     assert not others
@@ -67,7 +67,7 @@ def test_what_every_process_imports_needs_the_standard_library_only(path):
     others = [
         f"{path}:{line} {name}"
         for name, line in imported_names(Path(path))
-        if name.split(".")[0] not in sys.stdlib_module_names and not is_within(name, "storage.records")
+        if name.split(".")[0] not in sys.stdlib_module_names and not is_within(name, "storage.protocol.records")
     ]
 
     assert not others

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from cluster.attempt import AttemptRequest, rank_environment
 from cluster.launchers import RankLayout, launcher
 from cluster.sandbox import MissingPackagesError, Sandbox, SandboxShape
-from storage.trial_dir import TrialDir
+from storage.protocol.trial_dir import TrialDir
 from tests.bench.table import Row
 from tests.cluster.slurm_study import REPOSITORY, START_S, SlurmStudy
 from tests.waiting import wait_until

@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from storage.records import ComponentSpec, EpochMetrics, TrialSpec
-from storage.trial_dir import TrialDir
+from storage.protocol.records import ComponentSpec, EpochMetrics, TrialSpec
+from storage.protocol.trial_dir import TrialDir
 from trainers.checkpoint import Progress
 from trainers.communicator import Communicator, configure_threads
 from trainers.loader import read_batches, training_order

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from cluster.attempt import AttemptRequest, rank_command, rank_environment
 from cluster.jobqueue import StudyJobs
+
+from cluster.attempt import AttemptRequest, rank_command, rank_environment
 from cluster.profile import SiteProfile, load_site, site_names
 from cluster.slurm import job_script
 

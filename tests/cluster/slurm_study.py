@@ -16,7 +16,7 @@ import optuna
 import psutil
 
 from cluster.sandbox import Sandbox
-from storage.trial_dir import TrialDir
+from storage.protocol.trial_dir import TrialDir
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -22,8 +22,8 @@ import pytest
 from cluster import private_network
 from cluster.attempt import AttemptEnd, AttemptRequest, EndKind, rank_command, rank_environment, run_attempt
 from cluster.launchers import RankLayout
-from storage.records import EpochMetrics, Outcome, TrialResult
-from storage.trial_dir import AttemptDir, TrialDir
+from storage.protocol.records import EpochMetrics, Outcome, TrialResult
+from storage.protocol.trial_dir import AttemptDir, TrialDir
 from tests.trainers.tiny_trial import (
     DEADLINE_S,
     READS_PER_EPOCH,
@@ -101,9 +101,9 @@ def request_with(tmp_path) -> Callable[..., AttemptRequest]:
 PREAMBLE = """
 import os, signal, sys
 from pathlib import Path
-from storage.records import Outcome, TrialResult
-from storage.trial_dir import TrialDir
-from tests.storage.example_records import METRICS, REPORT
+from storage.protocol.records import Outcome, TrialResult
+from storage.protocol.trial_dir import TrialDir
+from tests.storage.protocol.example_records import METRICS, REPORT
 from tests.waiting import wait_until
 attempt = TrialDir(Path({trial_dir!r})).attempt(1)
 """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.attempt import EndKind
 from cluster.dispatch import AttemptFinished, Dispatcher
+
+from cluster.attempt import EndKind
 from cluster.pool import LocalPool
 from tests.trainers.tiny_trial import open_attempt, tiny_spec
 from tests.waiting import wait_until

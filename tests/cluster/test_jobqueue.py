@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from cluster.jobqueue import cluster_arguments, submission_environment
+
 from cluster.profile import load_site, site_names
 from cluster.quiet_dask import QuietScheduler
 from cluster.slurm import job_script

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-
 from cluster.slurm_queue import own_words, parse_duration_s, parse_queue, slurm_lines
 
 NOW_S = 1_000_000.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.records import ComponentSpec, EpochMetrics
+from storage.protocol.records import ComponentSpec, EpochMetrics
 from study.catalog import component_names
 from tests.contracts.batch_policy_examples import EXAMPLES
 from trainers import components

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.records import ComponentSpec
+from storage.protocol.records import ComponentSpec
 from study.catalog import component_names
 from tests.contracts.dataset_examples import EXAMPLES
 from trainers import components

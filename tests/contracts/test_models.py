@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from storage.records import ComponentSpec
+from storage.protocol.records import ComponentSpec
 from study.catalog import component_names
 from trainers import components
 from trainers.components import ComponentError

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from storage.records import ComponentSpec
+from storage.protocol.records import ComponentSpec
 from study.catalog import component_names, options_of
 from trainers import components
 

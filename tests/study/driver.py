@@ -18,7 +18,7 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial
 
-from storage.trial_dir import TrialDir
+from storage.protocol.trial_dir import TrialDir
 from tests.architecture.sources import REPOSITORY
 from tests.small_disk import SmallDisk
 from tests.study.small_study import write_config, write_site

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from storage.records import EpochMetrics
+from storage.protocol.records import EpochMetrics
 from study.display import LiveDisplay, PlainDisplay
 from study.loop import View
 from study.transitions import Finish, Tell

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cluster.attempt import AttemptEnd, EndKind
 from study.durations import Durations
-from tests.storage.example_records import METRICS
+from tests.storage.protocol.example_records import METRICS
 
 GRACE_S, WALLTIME_S = 10.0, 3600.0
 

@@ -16,8 +16,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from cluster.attempt import AttemptEnd, EndKind
-from storage.endpoint import may_pass, open_storage, parse_public_url
-from storage.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
+from storage.database.endpoint import may_pass, open_storage, parse_public_url
+from storage.protocol.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
 from study import ledger as ledger_module
 from study.ledger import (
     IDENTITY_KEY,

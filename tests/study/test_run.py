@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from cluster.profile import available_cores
-from storage.records import TrialSpec, from_json
+from storage.protocol.records import TrialSpec, from_json
 from study.samplers import derive_seed
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
 from tests.study.listening import listen_on_loopback, listening_sockets

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.endpoint import PASSWORD_VARIABLE
+from storage.protocol.variables import STORAGE_PASSWORD
 from tests.study.driver import Finished, Workplace, new_workplace
 
 SECRET = "hunter2"
@@ -61,18 +61,18 @@ def error_of(finished: Finished) -> str:
         pytest.param(["--set", "dataset.val=1"], ["the val split", "holds 1 samples", "2 ranks"], id="a small split"),
         pytest.param(
             ["--storage", "postgresql://ada@127.0.0.1:1/studies"],
-            ["postgresql+psycopg://ada@127.0.0.1:1/studies cannot be used", "Connection refused", PASSWORD_VARIABLE],
+            ["postgresql+psycopg://ada@127.0.0.1:1/studies cannot be used", "Connection refused", STORAGE_PASSWORD],
             id="no database",
         ),
         pytest.param(["--storage", "study.db"], ["--storage", "no database URL", "sqlite:///FILE"], id="no URL"),
         pytest.param(
             ["--storage", f"postgresql://ada:{SECRET}@db/studies"],
-            ["--storage", "password", PASSWORD_VARIABLE],
+            ["--storage", "password", STORAGE_PASSWORD],
             id="a password on the command line",
         ),
         pytest.param(
             ["--set", f"study.storage=postgresql://ada:{SECRET}@db/studies"],
-            ["study.storage", "password", PASSWORD_VARIABLE],
+            ["study.storage", "password", STORAGE_PASSWORD],
             id="a password in the config",
         ),
     ],
@@ -81,7 +81,7 @@ def test_it_is_told_in_one_line_with_what_to_do_and_leaves_nothing_behind(workpl
     (workplace.folder / "latin.toml").write_bytes("# J\xfclich".encode("latin-1"))
     before = set(workplace.files())
 
-    error = error_of(workplace.run(*arguments, **{PASSWORD_VARIABLE: SECRET}))
+    error = error_of(workplace.run(*arguments, **{STORAGE_PASSWORD: SECRET}))
 
     for words in said:
         assert words in error

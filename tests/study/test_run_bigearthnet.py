@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from storage.trial_dir import TrialDir
+from storage.protocol.trial_dir import TrialDir
 from tests.architecture.sources import REPOSITORY
 from tests.study.driver import WITHIN_S
 from trainers.bigearthnet import Version

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
-from storage.endpoint import PASSWORD_VARIABLE
+from storage.protocol.variables import STORAGE_PASSWORD
 from tests.postgres_server import PostgresServer
 from tests.study.driver import WITHIN_S, Finished, Workplace, new_workplace, slow_training
 from tests.waiting import wait_until
@@ -38,7 +38,7 @@ def study(postgres: PostgresServer, tmp_path_factory) -> InterruptedDatabase:
     workplace = new_workplace(
         tmp_path_factory.mktemp("away"), *slow_training(EPOCHS), "--trials", "1", "--storage", url
     )
-    with workplace.start(**{PASSWORD_VARIABLE: postgres.password}) as driver:
+    with workplace.start(**{STORAGE_PASSWORD: postgres.password}) as driver:
         driver.wait_for_epochs(trial=0, attempt=1, count=2)
         [rank] = driver.wait_for_ranks(trial=0, attempt=1)
         environment = rank.environ()

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.trial_dir import has_room
+from storage.protocol.trial_dir import has_room
 from tests.small_disk import SmallDisk, mount_small_disk
 from tests.study.driver import WITHIN_S, Finished, new_workplace_on, slow_training
 from tests.waiting import wait_until

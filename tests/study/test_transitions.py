@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.attempt import AttemptEnd, EndKind
-from storage.records import EpochMetrics, Outcome, TrialResult
+from storage.protocol.records import EpochMetrics, Outcome, TrialResult
 from study.transitions import (
     MAX_INTERRUPTIONS_WITHOUT_PROGRESS,
     Finish,

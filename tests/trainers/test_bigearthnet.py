@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from cluster.attempt import AttemptRequest, rank_environment
 from cluster.launchers import RankLayout, launcher
-from storage.records import ComponentSpec, Outcome, TrialSpec
-from storage.trial_dir import TrialDir
+from storage.protocol.records import ComponentSpec, Outcome, TrialSpec
+from storage.protocol.trial_dir import TrialDir
 from tests.architecture.sources import imported_names
 from tests.small_disk import SmallDisk, mount_small_disk
 from trainers.bigearthnet import Version

@@ -5,7 +5,7 @@ from typing import Literal, Optional
 
 import pytest
 
-from storage.records import ComponentSpec
+from storage.protocol.records import ComponentSpec
 from trainers import components
 from trainers.batch_policies import constant
 from trainers.batch_policies.constant import Constant

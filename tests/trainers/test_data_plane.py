@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage.records import CommunicatorReport
+from storage.protocol.records import CommunicatorReport
 from trainers.data_plane import DataPlaneError, physical_index, require_data_plane
 
 ON_GPUS = CommunicatorReport(

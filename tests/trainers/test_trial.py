@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from cluster.attempt import AttemptEnd, EndKind
-from storage.records import ComponentSpec, Outcome
-from storage.trial_dir import TrialDir
+from storage.protocol.records import ComponentSpec, Outcome
+from storage.protocol.trial_dir import TrialDir
 from tests.trainers.tiny_trial import (
     DEADLINE_S,
     LARGE,

@@ -14,8 +14,8 @@ import psutil
 
 from cluster.attempt import AttemptEnd, AttemptRequest, rank_environment, run_attempt
 from cluster.launchers import RankLayout, launcher
-from storage.records import ComponentSpec, EpochMetrics, Outcome, TrialSpec
-from storage.trial_dir import TrialDir
+from storage.protocol.records import ComponentSpec, EpochMetrics, Outcome, TrialSpec
+from storage.protocol.trial_dir import TrialDir
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

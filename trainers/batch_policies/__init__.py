@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from storage.records import EpochMetrics
+from storage.protocol.records import EpochMetrics
 
 
 class BatchPolicy(Protocol):

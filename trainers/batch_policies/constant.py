@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from storage.records import EpochMetrics
+from storage.protocol.records import EpochMetrics
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from typing import TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from storage.trial_dir import write_atomically
+from storage.protocol.files import write_atomically
 from trainers.bigearthnet import PrepareError, Version
 from trainers.bigearthnet.archive import Archive
 from trainers.bigearthnet.bands import BYTES_PER_PATCH, SHARD_FORMAT

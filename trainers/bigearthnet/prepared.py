@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from storage.trial_dir import write_atomically
+from storage.protocol.files import write_atomically
 from trainers.bigearthnet import Version
 from trainers.bigearthnet.bands import BYTES_PER_PATCH, ROW, SHARD_FORMAT
 from trainers.bigearthnet.checksum import sha256_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from storage.trial_dir import write_atomically
+from storage.protocol.files import write_atomically
 from trainers.bigearthnet.archive import Archive, PatchError, reading
 from trainers.bigearthnet.bands import BYTES_PER_PATCH, ROW_DTYPE, VALUES_PER_PATCH
 from trainers.bigearthnet.checksum import sha256_of

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
-from storage.trial_dir import is_disk_full
+from storage.protocol.files import is_disk_full
 from trainers.bigearthnet.bands import BAND_SETS, BYTES_PER_PATCH, PATCH_SIZE, Band
 from trainers.bigearthnet.labels import CLASSES
 from trainers.bigearthnet.prepared import Manifest, ShardEntry, read_labels, read_manifest
 from trainers.bigearthnet.shard_source import ShardSource
+from trainers.components import ComponentError
 from trainers.datasets import DatasetError, Split
 
 if TYPE_CHECKING:
@@ -65,15 +66,16 @@ def build(
             they do not fit, the shared files are read.
 
     Raises:
-        DatasetError: The data are not there or not whole, or an option is out of its range.
+        ComponentError: An option is out of its range.
+        DatasetError: The data are not there or not whole.
     """
     for name, value, valid in (("bands", bands, tuple(BAND_SETS)), ("resampling", resampling, _RESAMPLINGS)):
         if value not in valid:
-            raise DatasetError(f"bigearthnet: {name}={value!r}; it must be one of {', '.join(valid)}.")
+            raise ComponentError(f"bigearthnet: {name}={value!r}; it must be one of {', '.join(valid)}.")
     if not isinstance(augment, bool):
-        raise DatasetError(f"bigearthnet: augment={augment!r}; it must be true or false.")
+        raise ComponentError(f"bigearthnet: augment={augment!r}; it must be true or false.")
     if not isinstance(shuffle_window, int) or shuffle_window < 1:
-        raise DatasetError(f"bigearthnet: shuffle_window={shuffle_window!r}; it must be an integer of 1 or more.")
+        raise ComponentError(f"bigearthnet: shuffle_window={shuffle_window!r}; it must be an integer of 1 or more.")
     folder = Path(path).expanduser()
     return BigEarthNet(
         folder=folder,

@@ -34,6 +34,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainers.components import ComponentError
 from trainers.datasets import ArraySource, DatasetError, Split, standardise
 
 if TYPE_CHECKING:
@@ -65,10 +66,11 @@ def build(cache_dir: str | Path, *, path: str, size: int | None = None) -> Image
         size: Height and width, in pixels, that all images are resized to; None if they are of one size already.
 
     Raises:
+        ComponentError: size is out of its range.
         DatasetError: The table or an image is not as it should be.
     """
     if size is not None and (not isinstance(size, int) or size < 1):
-        raise DatasetError(f"image_folder: size={size!r}; it must be an integer of 1 or more, in pixels.")
+        raise ComponentError(f"image_folder: size={size!r}; it must be an integer of 1 or more, in pixels.")
     folder = Path(path).expanduser()
     return open_images(cache_dir, folder, _read_table(folder / "labels.csv"), size)
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.bigearthnet.bands import STATISTICS
-from trainers.datasets import ArraySource, DatasetError, Split, standardise
+from trainers.components import ComponentError
+from trainers.datasets import ArraySource, Split, standardise
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -100,15 +101,15 @@ def build(
         noise: Scales all that blurs the classes: mixtures, illumination, pixels and wrong labels. At 0 they are plain.
 
     Raises:
-        DatasetError: An option is out of its range.
+        ComponentError: An option is out of its range.
     """
     for name, count, least in (("train", train, 1), ("val", val, 1), ("test", test, 0), ("seed", seed, 0)):
         if not isinstance(count, int) or count < least:
-            raise DatasetError(f"synthetic_bigearthnet: {name}={count!r}; it must be an integer of {least} or more.")
+            raise ComponentError(f"synthetic_bigearthnet: {name}={count!r}; it must be an integer of {least} or more.")
     if not isinstance(size, int) or not 8 <= size <= 120:
-        raise DatasetError(f"synthetic_bigearthnet: size={size!r}; it must be from 8 to 120 pixels, an integer.")
+        raise ComponentError(f"synthetic_bigearthnet: size={size!r}; it must be from 8 to 120 pixels, an integer.")
     if not isinstance(noise, int | float) or not 0 <= noise <= 10:
-        raise DatasetError(f"synthetic_bigearthnet: noise={noise!r}; it must be from 0 to 10.")
+        raise ComponentError(f"synthetic_bigearthnet: noise={noise!r}; it must be from 0 to 10.")
     return SyntheticBigEarthNet({Split.TRAIN: train, Split.VAL: val, Split.TEST: test}, size, seed, noise)
 
 

@@ -15,7 +15,7 @@ import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
 
-from storage.records import ComponentSpec
+from storage.protocol.records import ComponentSpec
 from tests.trainers.tiny_trial import LARGE, SMALL, VAL, switch_at, tiny_spec
 from trainers.checkpoint import Progress, TrainingState
 from trainers.communicator import Communicator, configure_threads

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.trial_dir import TrialDir
+from storage.protocol.trial_dir import TrialDir
 from trainers.communicator import Communicator
 from trainers.train import build_training
 

@@ -17,9 +17,11 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-STORAGE_VARIABLE = "SWITCHYARD_STORAGE"
-PASSWORD_VARIABLE = "SWITCHYARD_STORAGE_PASSWORD"
+from storage.protocol.variables import STORAGE_PASSWORD
+
 _SECRET_OPTIONS = {"password", "passwd", "sslpassword"}
+# A server that has become a replica in a failover; a transaction that lost against another one.
+_TRANSIENT_SQLSTATES = {"25006", "40001", "40P01"}
 
 
 class StorageError(ValueError):
@@ -32,20 +34,20 @@ def parse_public_url(text: str, where: str) -> URL:
     PostgreSQL's gets psycopg as its driver, so that the URL is good for other programs of this environment, too.
 
     Raises:
-        StorageError: It is no database URL, or has a password in it, or its database would not be kept. The message
+        StorageError: It is not a database URL, or has a password in it, or its database would not be kept. The message
             does not repeat the URL: what is wrong with it may be a secret that was not recognised as one.
     """
     try:
         url = make_url(text)
-    # ValueError: its port is no number.
+    # ValueError: its port is not a number.
     except (ArgumentError, ValueError):
         raise StorageError(
-            f"{where}: this is no database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE."
+            f"{where}: this is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE."
         ) from None
     if url.password is not None or _SECRET_OPTIONS & url.query.keys():
         raise StorageError(
             f"{where}: this database URL has a password in it, which others on this machine can read; leave it out and "
-            f"set {PASSWORD_VARIABLE}, or keep it in ~/.pgpass."
+            f"set {STORAGE_PASSWORD}, or keep it in ~/.pgpass."
         )
     if url.drivername.startswith("sqlite") and url.database in (None, "", ":memory:"):
         raise StorageError(f"{where}: {text} is a database in memory, which keeps no study; write sqlite:///FILE.")
@@ -61,7 +63,7 @@ def complete_url(url: URL) -> URL:
 @cache
 def _take_password() -> str | None:
     """Out of the environment, because the ranks and, on a cluster, the jobs inherit it and have no use for it."""
-    found = [os.environ.pop(name, None) for name in (PASSWORD_VARIABLE, "PGPASSWORD")]
+    found = [os.environ.pop(name, None) for name in (STORAGE_PASSWORD, "PGPASSWORD")]
     return next((password for password in found if password is not None), None)
 
 
@@ -76,7 +78,7 @@ def open_storage(url: URL) -> RDBStorage:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"the folder of {public_url(url)} cannot be made: {error.strerror}.") from error
-    with worded_errors(url):
+    with as_storage_errors(url):
         # pre_ping: a connection that the server closed meanwhile is replaced instead of used.
         return RDBStorage(
             complete_url(url).render_as_string(hide_password=False),
@@ -85,8 +87,8 @@ def open_storage(url: URL) -> RDBStorage:
 
 
 @contextmanager
-def worded_errors(url: URL) -> Iterator[None]:
-    """Word what a database says in the block, for a person.
+def as_storage_errors(url: URL) -> Iterator[None]:
+    """What a database says in the block, in words for a person.
 
     Raises:
         StorageError: With the database's own words.
@@ -98,7 +100,7 @@ def worded_errors(url: URL) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise StorageError(
             f"the database {public_url(url)} cannot be used: {describe_database_error(error)}. Check that it runs and "
-            f"that this user may write to it; a password comes from {PASSWORD_VARIABLE} or ~/.pgpass."
+            f"that this user may write to it; a password comes from {STORAGE_PASSWORD} or ~/.pgpass."
         ) from error
 
 
@@ -137,8 +139,8 @@ def public_url(url: URL) -> str:
     return url._replace(password=None).render_as_string()
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether a database error is one that waiting may cure: a server that restarts, another reader's lock."""
+def is_transient(error: BaseException) -> bool:
+    """Whether waiting may cure a database error: a server that restarts or fails over, another reader's lock."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
         cause = cause.__cause__
@@ -148,6 +150,8 @@ def may_pass(error: BaseException) -> bool:
         # There is no server to restart; a full disk or a damaged file is for a person to put right.
         code = getattr(cause.orig, "sqlite_errorcode", sqlite3.SQLITE_BUSY)
         return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    if getattr(cause.orig, "sqlstate", None) in _TRANSIENT_SQLSTATES:
+        return True
     return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
 
 
@@ -165,5 +169,24 @@ def _connect_arguments(url: URL) -> dict[str, object]:
         # A reader of the file, like the dashboard, may hold it for a moment.
         return {"timeout": 30}
     if url.drivername.startswith("postgresql"):
-        return {"connect_timeout": 10}
+        # A server whose machine is gone is noticed by the kernel, whatever the statement is.
+        return {
+            "connect_timeout": 10,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 60_000,
+        }
     return {}
+
+
+def insecurity(url: URL) -> str | None:
+    """What others on the way to the database could do, in words; None if nothing."""
+    hosts = str(url.query.get("host", url.host or ""))
+    is_local = not hosts or hosts.startswith("/") or hosts in ("localhost", "127.0.0.1", "::1")
+    if not url.drivername.startswith("postgresql") or is_local or url.query.get("sslmode") == "verify-full":
+        return None
+    return (
+        f"the connection to {hosts} does not check who answers: others on the network may read the password. Add "
+        "?sslmode=verify-full to the URL."
+    )

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from storage.lease import LeaseError, hold_lease
+from storage.database.lease import LeaseError, hold_lease
 from tests.architecture.sources import REPOSITORY
 
 HOLD_UNTIL_TOLD = """
 import sys
 from pathlib import Path
-from storage.lease import hold_lease
+from storage.database.lease import hold_lease
 with hold_lease(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

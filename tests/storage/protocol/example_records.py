@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from storage.records import CommunicatorReport, ComponentSpec, EpochMetrics, Outcome, TrialResult, TrialSpec
+from storage.protocol.records import CommunicatorReport, ComponentSpec, EpochMetrics, Outcome, TrialResult, TrialSpec
 
 SPEC = TrialSpec(
     study_name="demo",

@@ -11,8 +11,8 @@ import optuna
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.endpoint import (
-    PASSWORD_VARIABLE,
+from storage.database.endpoint import (
+    STORAGE_PASSWORD,
     StorageError,
     open_existing_study,
     open_storage,
@@ -46,7 +46,7 @@ def test_a_password_in_a_url_is_refused_with_the_places_where_it_may_be_and_not_
     message = refusal(url)
 
     assert "--storage" in message
-    assert PASSWORD_VARIABLE in message
+    assert STORAGE_PASSWORD in message
     assert "~/.pgpass" in message
     assert SECRET not in message
 
@@ -135,7 +135,7 @@ def test_a_study_that_is_not_there_is_refused_and_those_that_are_there_are_liste
 CREATE_STUDY = """
 import os, sys
 import optuna
-from storage.endpoint import open_storage, parse_public_url, StorageError
+from storage.database.endpoint import open_storage, parse_public_url, StorageError
 try:
     storage = open_storage(parse_public_url(sys.argv[1], "--storage"))
     print(optuna.create_study(storage=storage, study_name=sys.argv[2]).study_name)
@@ -146,7 +146,7 @@ except StorageError as error:
 
 
 def create_study(url: str, name: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != PASSWORD_VARIABLE}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != STORAGE_PASSWORD}
     return subprocess.run(
         [sys.executable, "-c", CREATE_STUDY, url, name],
         cwd=REPOSITORY,
@@ -161,7 +161,7 @@ def database_url(postgres: PostgresServer) -> str:
     return postgres.create_database("endpoint")
 
 
-@pytest.mark.parametrize("variable", [PASSWORD_VARIABLE, "PGPASSWORD"])
+@pytest.mark.parametrize("variable", [STORAGE_PASSWORD, "PGPASSWORD"])
 def test_the_password_may_come_from_the_environment_and_then_leaves_it(postgres, database_url, tmp_path, variable):
     done = create_study(database_url, variable, tmp_path, **{variable: postgres.password})
 
@@ -180,7 +180,7 @@ def test_the_password_may_come_from_pgpass(postgres, database_url, tmp_path):
 
 
 def test_a_wrong_password_is_refused_in_the_databases_words_and_not_shown(database_url, tmp_path):
-    done = create_study(database_url, "wrong", tmp_path, **{PASSWORD_VARIABLE: SECRET})
+    done = create_study(database_url, "wrong", tmp_path, **{STORAGE_PASSWORD: SECRET})
 
     assert done.returncode
     assert 'password authentication failed for user "ada"' in done.stderr
@@ -192,12 +192,12 @@ def test_without_a_password_the_error_says_where_one_may_come_from(database_url,
 
     assert done.returncode
     assert "no password supplied" in done.stderr
-    assert PASSWORD_VARIABLE in done.stderr
+    assert STORAGE_PASSWORD in done.stderr
     assert "~/.pgpass" in done.stderr
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path):
-    done = create_study("postgresql://ada@127.0.0.1:1/studies", "nobody", tmp_path, **{PASSWORD_VARIABLE: SECRET})
+    done = create_study("postgresql://ada@127.0.0.1:1/studies", "nobody", tmp_path, **{STORAGE_PASSWORD: SECRET})
 
     assert done.returncode
     assert "postgresql+psycopg://ada@127.0.0.1:1/studies cannot be used" in done.stderr

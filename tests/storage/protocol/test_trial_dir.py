@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.records import EpochMetrics, Outcome, to_json
-from storage.trial_dir import TrialDir, TrialDirError, write_atomically
-from tests.storage.example_records import METRICS, REPORT, RESULT, SPEC
+from storage.protocol.records import EpochMetrics, Outcome, to_json
+from storage.protocol.trial_dir import TrialDir, TrialDirError, write_atomically
+from tests.storage.protocol.example_records import METRICS, REPORT, RESULT, SPEC
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
     path = tmp_path / "checkpoint.npz"
     path.write_text("old")
     kill_before_renaming = (
-        "import os, pathlib, signal, sys; from storage.trial_dir import write_atomically\n"
+        "import os, pathlib, signal, sys; from storage.protocol.trial_dir import write_atomically\n"
         "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomically(pathlib.Path(sys.argv[1]), b'new')"
     )

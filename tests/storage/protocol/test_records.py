@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.records import EpochMetrics, RecordError, TrialResult, TrialSpec, from_json, to_json
-from tests.storage.example_records import METRICS, REPORT, RESULT, SPEC
+from storage.protocol.records import EpochMetrics, RecordError, TrialResult, TrialSpec, from_json, to_json
+from tests.storage.protocol.example_records import METRICS, REPORT, RESULT, SPEC
 
 every_record = pytest.mark.parametrize(
     "record", [SPEC, METRICS, REPORT, RESULT], ids=lambda record: type(record).__name__

@@ -1,4 +1,4 @@
-"""From a site's profile to the job that dask-jobqueue submits. Pure: nothing is submitted here.
+"""From a site's profile to the job script that dask-jobqueue writes. Pure: nothing is submitted here.
 
 dask-jobqueue knows jobs of one node. Its header lines can be left out and others added, so the whole header is
 written here; its `job_directives_skip` matches any part of a line, and the one part that all lines share is #SBATCH.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,38 @@ from cluster.certificates import TlsFiles
 from cluster.profile import SiteProfile, SlurmSettings
 from cluster.quiet_dask import QuietScheduler
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
+
+# What a job needs of the driver's environment: who the user is, where programs and modules are.
+_PASSED_ON = frozenset(
+    (
+        "HOME",
+        "LANG",
+        "LANGUAGE",
+        "LD_LIBRARY_PATH",
+        "LOGNAME",
+        "MANPATH",
+        "PATH",
+        "SHELL",
+        "SLURM_CONF",
+        "TERM",
+        "TZ",
+        "USER",
+    )
+)
+_PASSED_ON_PREFIXES = (
+    "BASH_FUNC_",
+    "CONDA_",
+    "CUDA_",
+    "EB",
+    "LC_",
+    "LMOD_",
+    "MODULE",
+    "NCCL_",
+    "__LMOD",
+    "_LMOD",
+    "_ModuleTable",
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +65,9 @@ class StudyJobs:
     """Of this project."""
 
     @property
-    def job_name(self) -> str:
-        return f"switchyard-{self.study_name}"
+    def job_prefix(self) -> str:
+        """With which the names of all jobs of the study begin."""
+        return f"switchyard-{self.study_name}-"
 
     @property
     def folder(self) -> Path:
@@ -46,15 +78,12 @@ class StudyJobs:
     def tls(self) -> TlsFiles:
         return TlsFiles(self.study_dir / "tls")
 
-    def log_path(self, job_id: str) -> Path:
-        return self.folder / f"{job_id}.log"
 
-
-def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> list[str]:
+def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str) -> list[str]:
     """The options of sbatch: the whole allocation of one trial."""
     optional = {"partition": slurm.queue, "account": slurm.account, "mem": slurm.memory_per_node}
     return [
-        f"--job-name={jobs.job_name}",
+        f"--job-name={name}",
         f"--chdir={shlex.quote(str(jobs.folder))}",
         "--output=%j.log",
         "--open-mode=append",
@@ -70,7 +99,7 @@ def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> l
     ]
 
 
-def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> dict[str, Any]:
+def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str) -> dict[str, Any]:
     """Keyword arguments of dask-jobqueue's SLURMJob. All: what is left out, a file in the user's home decides."""
     return {
         # One worker with one thread: one trial at a time in each job.
@@ -81,7 +110,8 @@ def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -
         "interface": slurm.interface,
         "protocol": "tls://",
         "death_timeout": slurm.death_timeout_s,
-        "shebang": "#!/usr/bin/env bash",
+        # A login shell: it is where sites set up their modules.
+        "shebang": "#!/bin/bash -l",
         # In the place of the shell: Slurm's SIGTERM ends a shell at once, and some sites lose sight of its children. A
         # worker that is told to close by Slurm and by its scheduler at the same moment never does, and must be killed.
         "python": f"exec {shlex.quote(jobs.python)}",
@@ -94,11 +124,14 @@ def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -
             "--worker-class",
             "cluster.quiet_dask.QuietWorker",
         ],
-        "job_name": jobs.job_name,
+        "job_name": name,
         "job_directives_skip": ["#SBATCH"],
-        "job_extra_directives": directives(profile, slurm, jobs),
+        "job_extra_directives": directives(profile, slurm, jobs, name),
         "job_script_prologue": [
+            # A module that is not there is one error in the job's log, not a trial that trains with something else.
+            "set -e",
             *slurm.prologue,
+            "set +e",
             # After the modules, some of which set it to packages that would shadow the pinned ones.
             f"export PYTHONPATH={shlex.quote(str(jobs.root))}",
         ],
@@ -108,7 +141,7 @@ def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -
 def cluster_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> dict[str, Any]:
     """Keyword arguments of dask-jobqueue's SLURMCluster."""
     return {
-        **job_arguments(profile, slurm, jobs),
+        **job_arguments(profile, slurm, jobs, jobs.job_prefix),
         "security": jobs.tls.security(),
         "scheduler_cls": QuietScheduler,
         "scheduler_options": {"interface": slurm.driver_interface or slurm.interface, "dashboard": False},
@@ -121,14 +154,17 @@ def worker_security(tls: TlsFiles) -> Security:
     return Security(require_encryption=True, tls_ca_file=authority, tls_worker_key=key, tls_worker_cert=certificate)
 
 
-def submission_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def submission_environment(environment: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, str]:
     """What of the driver's environment goes with a job: sbatch keeps all of it, in files on the controller.
 
-    Passwords stay behind, and what an allocation around the driver says would describe the job wrongly.
+    Only what a job needs: passwords and tokens have many names, and what an allocation around the driver says would
+    describe the job wrongly.
+
+    Args:
+        more: Names that a site adds.
     """
-    secret = ("SWITCHYARD_STORAGE", "PGPASS")
     return {
         name: value
         for name, value in environment.items()
-        if not name.startswith((*secret, "SLURM_", "SBATCH_", "PMIX_", "OMPI_")) or name == "SLURM_CONF"
+        if name in _PASSED_ON or name in more or name.startswith(_PASSED_ON_PREFIXES)
     }

@@ -1,0 +1,91 @@
+"""Workers on this machine: threads of the driver. They are there from the beginning and are never lost."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from cluster.attempt import StopSignal, run_attempt
+from cluster.pool import AttemptFinished, EpochFinished, Event
+from storage.protocol.attempts import AttemptEnd, AttemptRequest
+from storage.protocol.records import EpochMetrics, Outcome
+
+RunAttempt = Callable[[AttemptRequest, Callable[[EpochMetrics], None], StopSignal], AttemptEnd]
+
+# Of the ranks' grace time, for supervisor and runner.
+_ENDS_LATER_BY_S = 15.0
+
+
+class LocalPool:
+    """`slots` workers."""
+
+    walltime_s = float("inf")
+
+    def __init__(self, slots: int, run: RunAttempt = run_attempt) -> None:
+        self._run = run
+        self._attempts: dict[str, _Running | None] = {f"slot-{number}": None for number in range(slots)}
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        running = [attempt for attempt in self._attempts.values() if attempt is not None]
+        for attempt in running:
+            attempt.stop.request(Outcome.PAUSED)
+        for attempt in running:
+            attempt.thread.join(attempt.request.grace_s + _ENDS_LATER_BY_S)
+
+    def ask_for(self, workers: int) -> None:
+        """They are all there, and cost nothing."""
+
+    def idle_workers(self) -> list[str]:
+        return [worker for worker, attempt in self._attempts.items() if attempt is None]
+
+    def time_left_s(self, worker: str) -> float:
+        return float("inf")
+
+    def start(self, request: AttemptRequest, worker: str) -> None:
+        if self._attempts[worker] is not None:
+            raise ValueError(f"{worker} has an attempt already")
+        stop = StopSignal()
+
+        def run() -> None:
+            end = self._run(request, lambda metrics: self._events.put(EpochFinished(request, metrics)), stop)
+            self._events.put(AttemptFinished(request, end, worker))
+
+        # A daemon: a driver that is told twice to end does not wait for it, and the supervisor looks after the ranks.
+        thread = threading.Thread(target=run, name=f"attempt {request.key}", daemon=True)
+        self._attempts[worker] = _Running(request, stop, thread)
+        thread.start()
+
+    def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
+        for attempt in self._attempts.values():
+            if attempt is not None and attempt.request.key == request.key:
+                attempt.stop.request(outcome)
+
+    def next_event(self, timeout_s: float) -> Event | None:
+        try:
+            event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(event, AttemptFinished):
+            self._attempts[event.worker] = None
+        return event
+
+    def retire(self, worker: str) -> None:
+        """There is no allocation to give back."""
+
+    def notices(self) -> Sequence[str]:
+        return ()
+
+    def left_behind(self) -> Sequence[str]:
+        return [f"attempt {a.request.key}" for a in self._attempts.values() if a is not None and a.thread.is_alive()]
+
+
+class _Running:
+    def __init__(self, request: AttemptRequest, stop: StopSignal, thread: threading.Thread) -> None:
+        self.request, self.stop, self.thread = request, stop, thread

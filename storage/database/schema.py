@@ -1,0 +1,135 @@
+"""What the rows of a study hold beyond what Optuna stores by itself: typed, written and read back here alone.
+
+Stock Optuna and optuna-dashboard show all of it, so every value is JSON and has a name that says what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from storage.protocol.attempts import AttemptEnd, merge_epochs
+from storage.protocol.codec import from_plain, to_plain
+from storage.protocol.records import EpochMetrics
+
+STUDY_UUID = "switchyard:uuid"
+STUDY_CONFIG = "switchyard:config"
+STUDY_DIR = "switchyard:study_dir"
+OBJECTIVE = "objective"
+
+SPEC_SHA256 = "spec_sha256"
+ATTEMPTS = "attempts"
+FORGIVEN_ATTEMPTS = "forgiven_attempts"
+_CURVE = "epochs:"
+CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_macro", "samples_per_s", "wall_s")
+"""Fields of EpochMetrics that are kept for every epoch; the objective is the trial's intermediate value."""
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One attempt of a trial."""
+
+    end: str
+    """An Outcome or a Failure."""
+    exit_code: int | None
+    wall_s: float
+    reason: str = ""
+
+    @classmethod
+    def of(cls, end: AttemptEnd) -> AttemptRow:
+        return cls(end.name, end.exit_code, round(end.wall_s, 3), end.reason)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What is stored of a trial that is over."""
+
+    outcome: str
+    """An Outcome, or what went wrong."""
+    reason: str
+    wall_s: float
+    """Of all its attempts."""
+    node_hours: float
+    """Of all its attempts, lost ones included."""
+    attempt_count: int
+    f1_micro: float | None = None
+    """Of the last epoch, on the validation split; as the next one."""
+    f1_macro: float | None = None
+    images_per_s_by_batch_size: dict[str, float] = field(default_factory=dict)
+    """Mean over the epochs of each global batch size: one entry per phase of the training."""
+    epoch_s_by_batch_size: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[float | None]] = field(default_factory=dict)
+    """By the names of CURVES: one value per epoch, None where it is not finite."""
+    hosts: list[str] = field(default_factory=list)
+    data_plane: str = ""
+    communicator: dict[str, Any] = field(default_factory=dict)
+    """The rest of the last CommunicatorReport."""
+    log_tail: str = ""
+    """Of the last attempt that failed."""
+
+    @property
+    def is_completed(self) -> bool:
+        return self.outcome == "completed"
+
+    def attributes(self) -> dict[str, Any]:
+        """The trial's user attributes. What is empty is left out."""
+        plain = to_plain(self)
+        curves = {f"{_CURVE}{name}": values for name, values in plain.pop("curves").items()}
+        kept = {name: value for name, value in plain.items() if value not in (None, {}, [], "") or name == "reason"}
+        return {**kept, **curves}
+
+    @classmethod
+    def read(cls, attributes: Mapping[str, Any]) -> TrialRecord | None:
+        """Out of a trial's user attributes; None of a trial that is not over."""
+        if "outcome" not in attributes:
+            return None
+        curves = {name: attributes[f"{_CURVE}{name}"] for name in CURVES if f"{_CURVE}{name}" in attributes}
+        # Older versions had fewer fields.
+        absent = {"reason": "", "wall_s": 0.0, "node_hours": 0.0, "attempt_count": 0}
+        return from_plain(cls, {**absent, **attributes, "curves": curves}, ignore_unknown=True)
+
+
+def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: int) -> TrialRecord:
+    """What is to be stored of a trial that is over. Pure."""
+    epochs = merge_epochs(ends)
+    wall_s = sum(end.wall_s for end in ends)
+    report = next((end.communicator for end in reversed(ends) if end.communicator is not None), None)
+    facts = {} if report is None else to_plain(report)
+    tails = [end.log_tail for end in ends if end.log_tail]
+    return TrialRecord(
+        outcome=outcome,
+        reason=reason,
+        wall_s=round(wall_s, 3),
+        node_hours=round(wall_s * nodes / 3600, 6),
+        attempt_count=len(ends),
+        f1_micro=epochs[-1].f1_micro if epochs else None,
+        f1_macro=epochs[-1].f1_macro if epochs else None,
+        images_per_s_by_batch_size=_mean_by_batch_size(epochs, "samples_per_s"),
+        epoch_s_by_batch_size=_mean_by_batch_size(epochs, "wall_s"),
+        curves={name: [_finite(getattr(metrics, name)) for metrics in epochs] for name in CURVES} if epochs else {},
+        hosts=sorted(set(facts.pop("hosts", []))),
+        data_plane=facts.pop("data_plane", ""),
+        communicator=facts,
+        log_tail=tails[-1] if tails else "",
+    )
+
+
+def read_attempts(attributes: Mapping[str, Any]) -> list[AttemptRow]:
+    """The rows of a trial's attempts, oldest first."""
+    return [from_plain(AttemptRow, row, ignore_unknown=True) for row in attributes.get(ATTEMPTS, [])]
+
+
+def _mean_by_batch_size(epochs: Sequence[EpochMetrics], name: str) -> dict[str, float]:
+    phases: dict[int, list[float]] = defaultdict(list)
+    for metrics in epochs:
+        phases[metrics.global_batch_size].append(getattr(metrics, name))
+    return {str(size): round(fmean(values), 4) for size, values in phases.items()}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN, and the dashboard's parser refuses it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,121 @@
+"""The wire types: what driver, runner and ranks write for one another, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+# Of a specification: what does not change what is trained.
+_NOT_TRAINED = ("study_name", "study_uuid", "trial_number", "cache_dir", "checkpoint_every_epochs")
+
+
+class Outcome(StrEnum):
+    """How an attempt ended on purpose. A failure has no outcome: it leaves no result behind."""
+
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    PAUSED = "paused"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """A model, dataset, optimizer or batch policy: its file's name under trainers/ and its build options."""
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """All that the ranks need to know to train one trial."""
+
+    study_name: str
+    trial_number: int
+    seed: int
+    """Of the initial weights and of the order of the samples."""
+    epochs: int
+    world_size: int
+    loader_batch_size: int
+    """Samples per rank that the input pipeline hands over at once."""
+    model: ComponentSpec
+    dataset: ComponentSpec
+    optimizer: ComponentSpec
+    batch_policy: ComponentSpec
+    cache_dir: str
+    """Where decoded data sets are kept, shared by all trials."""
+    checkpoint_every_epochs: int = 1
+    deterministic: bool = False
+    """Op determinism and one thread: slower, bit-identical when repeated."""
+    study_uuid: str = ""
+    """Of the study in the database; several databases may know a study of the same name. Empty: a trial by hand."""
+
+
+def spec_sha256(spec_json: str) -> str:
+    """What tells one specification from another, by the text of its file: 64 hexadecimal digits.
+
+    By the text, because a later version of TrialSpec may have fields that this one's file has not. Whose trial it is
+    and where its caches lie do not count.
+    """
+    fields = {name: value for name, value in json.loads(spec_json).items() if name not in _NOT_TRAINED}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One finished epoch: a line of metrics.jsonl."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    f1_micro: float
+    f1_macro: float
+    global_batch_size: int
+    learning_rate: float
+    updates: int
+    """Optimizer updates."""
+    samples: int
+    """Training samples seen, over all ranks."""
+    samples_per_s: float
+    """Training throughput over all ranks, evaluation excluded."""
+    first_batch_s: float
+    """Duration of the first loader batch, in which a new batch size would pay for its set-up."""
+    wall_s: float
+    """Duration of the whole epoch, training and evaluation."""
+
+
+@dataclass(frozen=True)
+class CommunicatorReport:
+    """What the ranks found out about themselves before epoch 0: nobody has to believe that NCCL was used."""
+
+    world_size: int
+    hosts: list[str]
+    """Host name of each rank, in rank order."""
+    data_plane: str
+    """What moves the gradients: nccl, mpi or gloo."""
+    nccl_built: bool
+    mpi_built: bool
+    gloo_built: bool
+    mpi_enabled: bool
+    gloo_enabled: bool
+    gpus: list[str]
+    """Model and number on its node of each rank's GPU, or the empty string, in rank order."""
+    threads_per_rank: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The end of an attempt that ended as it should: result.json."""
+
+    outcome: Outcome
+    epochs_done: int
+    reason: str = ""
+    epochs: tuple[EpochMetrics, ...] = ()
+    """All epochs of the trial up to here, those of earlier attempts included: what led to these weights."""
+    loader_batches_done: int = 0
+    """Of the epoch under way, when a pause came inside it."""

@@ -1,0 +1,15 @@
+"""Environment variables that one process of this system sets and another one reads."""
+
+from __future__ import annotations
+
+REQUIRED_BACKEND = "SWITCHYARD_REQUIRED_BACKEND"
+"""What must move the gradients at the least: nccl, mpi or gloo. Set by the runner, read by the ranks."""
+
+WATCHDOG_LIMIT_S = "SWITCHYARD_WATCHDOG_LIMIT_S"
+"""Seconds without progress after which a rank ends itself. Set by a site, read by the ranks."""
+
+STORAGE_URL = "SWITCHYARD_STORAGE"
+"""Database URL without password. Set by a person, read by the driver."""
+
+STORAGE_PASSWORD = "SWITCHYARD_STORAGE_PASSWORD"
+"""Set by a person, read and removed by the driver."""

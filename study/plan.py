@@ -1,0 +1,95 @@
+"""One study, decided: made once, printed by the dry run, executed by the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+from cluster.profile import SiteProfile
+from storage.protocol.attempts import AttemptRequest, RankLayout
+from storage.protocol.records import ComponentSpec, TrialSpec
+from study.config import StudyConfig
+from study.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What is trained, where, and how much of it at once."""
+
+    config: StudyConfig
+    site: SiteProfile
+    layout: RankLayout
+    slots: int
+    """Trials at once."""
+    database: URL
+    """Without password."""
+    folder: Path
+    """Of the study, absolute: its trials' folders, its log, its jobs."""
+
+    @classmethod
+    def make(cls, config: StudyConfig, site: SiteProfile, cores: int, database: URL) -> StudyPlan:
+        """
+        Args:
+            cores: Of this machine, on which the ranks run if the site has no jobs.
+        """
+        folder = (config.study.runs_dir / config.study.name).resolve()
+        return cls(config, site, site.layout(cores), site.concurrent_trials(cores), database, folder)
+
+    @property
+    def name(self) -> str:
+        return self.config.study.name
+
+    def trial_path(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04d}"
+
+    def spec(self, number: int, sampled: dict[str, Any], study_uuid: str) -> TrialSpec:
+        """What the ranks of a trial are told to train."""
+        settings, components = self.config.training, self.config.component_specs(sampled)
+        return TrialSpec(
+            study_name=self.name,
+            study_uuid=study_uuid,
+            trial_number=number,
+            seed=derive_seed(self.config.study.seed, number),
+            epochs=settings.epochs,
+            world_size=self.layout.world_size,
+            loader_batch_size=settings.loader_batch_size,
+            cache_dir=str(self.config.study.cache_dir.resolve()),
+            checkpoint_every_epochs=settings.checkpoint_every_epochs,
+            deterministic=settings.deterministic,
+            **{kind: _with_absolute_path(component) for kind, component in components.items()},
+        )
+
+    def request(self, trial_number: int, attempt_number: int, time_left_s: float) -> AttemptRequest:
+        """What a runner is told to start.
+
+        Args:
+            time_left_s: Of the allocation; infinite if nothing ends it.
+        """
+        return AttemptRequest(
+            trial_dir=self.trial_path(trial_number),
+            trial_number=trial_number,
+            attempt_number=attempt_number,
+            layout=self.layout,
+            launcher_name=self.site.launcher,
+            launcher_options=self.site.launcher_options,
+            environment=self.site.rank_environment,
+            grace_s=self.site.checkpoint_grace_s,
+            rendezvous_timeout_s=self.site.rendezvous_timeout_s,
+            heartbeat_timeout_s=self.site.heartbeat_timeout_s,
+            time_left_s=time_left_s,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between two runs of one study, or its trials would not compare."""
+        return {**self.config.identity(), "world_size": self.layout.world_size}
+
+
+def _with_absolute_path(component: ComponentSpec) -> ComponentSpec:
+    """An option called `path` is a place in the file system, from where the driver was started: jobs run elsewhere."""
+    path = component.options.get("path")
+    if not isinstance(path, str):
+        return component
+    return ComponentSpec(component.name, {**component.options, "path": str(Path(path).expanduser().absolute())})

@@ -1,0 +1,148 @@
+"""Tries what every trial of a study shares, before anything is submitted: `python -m trainers.preflight FOLDER...`
+
+Each folder holds a spec.json. All are checked without TensorFlow; with --build, the first one's model, optimizer and
+data set are built, and make one update with a small batch. One process, no MPI: it runs where the driver does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storage.protocol.exit_codes import ExitCode
+from storage.protocol.records import TrialSpec
+from storage.protocol.trial_dir import TrialDir
+from trainers import components
+from trainers.batch_plan import plan_batch
+from trainers.datasets import Dataset, DatasetError, Split, read_samples
+from trainers.faults import SpecError, values_are_of_the_spec
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_SAMPLES_TRIED = 4
+# Read ahead, waiting and trained on: trainers/loader.py.
+_LOADER_BATCHES_IN_MEMORY = 3
+
+
+def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
+    """Check all that can be checked without TensorFlow: data set, splits and every batch size. Gives the data set.
+
+    Args:
+        memory_bytes: Of one rank.
+
+    Raises:
+        SpecError: With what to change.
+        DatasetError: The data are not there, or not as they should be.
+    """
+    with values_are_of_the_spec():
+        policy = components.build("batch_policies", spec.batch_policy)
+        for size in policy.global_batch_sizes:
+            plan_batch(size, spec.world_size, spec.loader_batch_size)
+        dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
+    sizes = dataset.sizes()
+    for split in (Split.TRAIN, Split.VAL):
+        if sizes.get(split, 0) < spec.world_size:
+            raise SpecError(
+                f"the {split} split of {spec.dataset.name} holds {sizes.get(split, 0)} samples; it needs at least one "
+                f"for each of the {spec.world_size} ranks."
+            )
+    _check_loader_batch(spec, dataset, memory_bytes)
+    return dataset
+
+
+def _check_loader_batch(spec: TrialSpec, dataset: Dataset, memory_bytes: float) -> None:
+    samples = dataset.sizes()[Split.TRAIN] // spec.world_size
+    if spec.loader_batch_size > 2 * samples:
+        raise SpecError(
+            f"loader_batch_size={spec.loader_batch_size}, but each of the {spec.world_size} ranks has {samples} "
+            f"training samples of {spec.dataset.name}; use at most {samples}."
+        )
+    stored = math.prod(dataset.sample_shape) * dataset.sample_dtype.itemsize
+    converted = math.prod(dataset.input_shape) * np.dtype(np.float32).itemsize
+    needed = spec.loader_batch_size * (_LOADER_BATCHES_IN_MEMORY * stored + converted)
+    if needed > memory_bytes:
+        raise SpecError(
+            f"loader_batch_size={spec.loader_batch_size} takes {needed / 2**30:.1f} GiB of each rank for the images "
+            f"alone, and a rank has {memory_bytes / 2**30:.1f} GiB; use at most "
+            f"{int(spec.loader_batch_size * memory_bytes / needed)}."
+        )
+
+
+def try_build(spec: TrialSpec, dataset: Dataset) -> None:
+    """Build the trial and make one update with a few samples.
+
+    Raises:
+        SpecError: The model or the optimizer cannot be built like this, or the model does not give logits.
+        DatasetError: The data cannot be read.
+    """
+    import tensorflow as tf
+
+    from trainers.step import compile_train_step
+    from trainers.train import build_state
+
+    state = build_state(spec, dataset)
+    source = dataset.open(Split.TRAIN)
+    samples, labels = map(tf.constant, read_samples(source, np.arange(min(_SAMPLES_TRIED, len(source)))))
+    images = dataset.to_model_input(samples)
+    _check_logits(state.model(images, training=False), (len(labels), len(dataset.class_names)), spec.model.name)
+    step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), spec.seed)
+    step(samples, labels, tf.constant(1)).numpy()
+
+
+def _check_logits(logits: Any, shape: tuple[int, int], model: str) -> None:
+    if tuple(logits.shape) != shape:
+        raise SpecError(
+            f"model {model!r} gives {tuple(logits.shape)} for {shape[0]} images of {shape[1]} classes; it must give "
+            f"logits of the shape {shape}."
+        )
+    values = np.asarray(logits, np.float64)
+    # A last layer that starts at zero gives zeros.
+    if values.any() and ((values >= 0) & (values <= 1)).all():
+        raise SpecError(
+            f"model {model!r} gives probabilities: all of its outputs are in [0, 1]. Leave out its last activation: "
+            "the loss takes logits."
+        )
+
+
+@dataclass(frozen=True)
+class _OneRank:
+    """What a step needs of a communicator."""
+
+    rank: int = 0
+
+    def average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return list(gradients)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m trainers.preflight", description=__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="holds a spec.json")
+    parser.add_argument("--build", action="store_true", help="also build the first one, and make one update")
+    parser.add_argument("--memory-per-rank", type=float, default=math.inf, metavar="BYTES")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # One that is taken by this process would be missing to a trial; and the login node may have none.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        specs = [TrialDir(folder).read_spec() for folder in arguments.folders]
+        datasets = [check_spec(spec, arguments.memory_per_rank) for spec in specs]
+        if arguments.build:
+            try_build(specs[0], datasets[0])
+    except (SpecError, DatasetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.BAD_SPEC
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
