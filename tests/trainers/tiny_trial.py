@@ -12,10 +12,11 @@ from typing import Any
 
 import psutil
 
-from cluster.attempt import AttemptEnd, AttemptRequest, rank_environment, run_attempt
-from cluster.launchers import RankLayout, launcher
-from storage.protocol.records import ComponentSpec, EpochMetrics, Outcome, TrialSpec
-from storage.protocol.trial_dir import TrialDir
+from cluster.attempt import StopSignal, rank_command, rank_environment, run_attempt
+from cluster.launchers import launcher
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, RankLayout
+from storage.protocol.records import ComponentSpec, EpochMetrics, TrialSpec
+from storage.protocol.trial_dir import AttemptDir, TrialDir
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -55,9 +56,10 @@ def switch_at(epoch: int, small: int = SMALL, large: int = LARGE) -> ComponentSp
 
 
 def open_attempt(trial_dir: Path, spec: TrialSpec, hold_at_read: int | None = None, **more: Any) -> AttemptRequest:
-    """The next attempt of a trial, ready to run."""
+    """The next attempt of a trial, ready to run. The trial is made, if it is not there."""
     trial = TrialDir(trial_dir)
-    trial.write_spec(spec)
+    if not trial.create(spec):
+        assert trial.read_spec() == spec, f"{trial_dir} is there already, and is another trial"
     attempt = trial.new_attempt()
     held = {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "held_ranks"), str(ROOT)]),
@@ -66,6 +68,7 @@ def open_attempt(trial_dir: Path, spec: TrialSpec, hold_at_read: int | None = No
     }
     return AttemptRequest(
         trial_dir=trial_dir,
+        trial_number=spec.trial_number,
         attempt_number=attempt.number,
         layout=RankLayout(nodes=1, ranks_per_node=spec.world_size, cpus_per_rank=1),
         launcher_name="mpirun",
@@ -74,17 +77,28 @@ def open_attempt(trial_dir: Path, spec: TrialSpec, hold_at_read: int | None = No
     )
 
 
+def attempt_of(request: AttemptRequest) -> AttemptDir:
+    return TrialDir(request.trial_dir).attempt(request.attempt_number)
+
+
 class Run:
     """An attempt under way in this process, as in a Dask worker."""
 
     def __init__(self, request: AttemptRequest) -> None:
         self.request = request
+        self.attempt = attempt_of(request)
+        self.stop = StopSignal()
         self.relayed: list[EpochMetrics] = []
-        self.wanted: Outcome | None = None
-        self._end = ThreadPoolExecutor(1).submit(run_attempt, request, self.relayed.append, lambda: self.wanted)
+        self._end = ThreadPoolExecutor(1).submit(run_attempt, request, self.relayed.append, self.stop)
 
     def end(self) -> AttemptEnd:
         return self._end.result(DEADLINE_S)
+
+
+def start_ranks(request: AttemptRequest) -> subprocess.Popen[str]:
+    """The ranks alone, as the launcher starts them: no runner and no supervisor is there to end them."""
+    environment = rank_environment(request, os.environ)
+    return subprocess.Popen(rank_command(request), env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def held_ranks(request: AttemptRequest) -> list[int]:
@@ -102,7 +116,7 @@ def release_ranks(request: AttemptRequest) -> None:
 
 def _markers(request: AttemptRequest) -> list[Path]:
     held = f"held-{request.trial_dir.name}-{request.attempt_number}"
-    return [request.attempt.path / f"{held}-{rank}" for rank in range(request.layout.world_size)]
+    return [attempt_of(request).path / f"{held}-{rank}" for rank in range(request.layout.world_size)]
 
 
 def processes_of(trial_dir: Path) -> list[psutil.Process]:
@@ -117,7 +131,7 @@ def processes_of(trial_dir: Path) -> list[psutil.Process]:
 def run_program(name: str, *arguments: str | Path, ranks: int = 2, **environment: str) -> subprocess.CompletedProcess:
     """Run one of the programs beside this file under mpirun, in the environment of the product's ranks."""
     layout = RankLayout(nodes=1, ranks_per_node=ranks, cpus_per_rank=1)
-    request = AttemptRequest(Path(), 1, layout, "mpirun", environment=environment)
+    request = AttemptRequest(Path(), 0, 1, layout, "mpirun", environment=environment)
     program = (sys.executable, PROGRAMS / f"{name}.py", *arguments)
     return subprocess.run(
         launcher("mpirun").argv(layout, [str(word) for word in program]),
