@@ -76,7 +76,9 @@ def _checked_spec(trial: TrialDir, communicator: Communicator) -> TrialSpec:
         spec = trial.read_spec()
     except TrialDirError as error:
         # A folder that is not there may be a mount that is away.
-        raise SpecError(str(error)) if trial.path.is_dir() else error from error
+        if not trial.path.is_dir():
+            raise
+        raise SpecError(str(error)) from error
     communicator.require_world_size(spec.world_size)
     check_spec(spec)
     return spec

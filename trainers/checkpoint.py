@@ -13,7 +13,9 @@ import io
 import json
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -40,6 +42,9 @@ class CheckpointOwner:
 
     study_uuid: str
     spec_sha256: str
+
+    def __str__(self) -> str:
+        return f"study {self.study_uuid or '(none)'}, specification {self.spec_sha256[:12]}"
 
 
 @dataclass
@@ -123,32 +128,34 @@ def load(
     Raises:
         AgreedError: The newest checkpoint is not one of this trial.
     """
-    content = communicator.broadcast(_read_newest(attempt) if communicator.is_first else None)
-    if content is None:
+    newest = communicator.broadcast(_read_newest(attempt) if communicator.is_first else None)
+    if newest is None:
         return None
-    return communicator.run_on_all_ranks(lambda: _restore(content, attempt, owner, state, communicator.rank))
+    path, content = newest
+    return communicator.run_on_all_ranks(lambda: _restore(content, path, owner, state, communicator.rank))
 
 
-def _read_newest(attempt: AttemptDir) -> bytes | None:
-    """The newest checkpoint that is whole."""
+def _read_newest(attempt: AttemptDir) -> tuple[Path, bytes] | None:
+    """The trial's newest checkpoint that is whole."""
     for path in attempt.trial.checkpoints():
         content = attempt.files.read(path)
         try:
             with zipfile.ZipFile(io.BytesIO(content or b"")) as archive:
                 damaged = archive.testzip()
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        # What zipfile makes of a flag or a compression method that has turned into another one is a RuntimeError.
+        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError) as error:
             damaged = str(error)
-        if damaged is None:
-            return content
-        print(f"{path} is damaged ({damaged}); going on from the checkpoint before it", file=sys.stderr, flush=True)
+        if content is not None and damaged is None:
+            return path, content
+        print(f"{path} is damaged ({damaged}) and passed over", file=sys.stderr, flush=True)
     return None
 
 
-def _restore(content: bytes, attempt: AttemptDir, owner: CheckpointOwner, state: TrainingState, rank: int) -> Progress:
+def _restore(content: bytes, path: Path, owner: CheckpointOwner, state: TrainingState, rank: int) -> Progress:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             written = json.loads(str(arrays["owner"]))
-            _require_owner(CheckpointOwner(written["study_uuid"], written["spec_sha256"]), owner, attempt)
+            _require_owner(CheckpointOwner(written["study_uuid"], written["spec_sha256"]), owner, path)
             shared = [arrays[name] for name in sorted(arrays.files) if name.startswith("shared/")]
             per_rank = [arrays[name] for name in sorted(arrays.files) if name.startswith("per_rank/")]
             progress = from_plain(Progress, json.loads(str(arrays["progress"])), ignore_unknown=True)
@@ -159,19 +166,15 @@ def _restore(content: bytes, attempt: AttemptDir, owner: CheckpointOwner, state:
         raise
     except (ValueError, LookupError, TypeError, RuntimeError) as error:
         raise CheckpointError(
-            f"the checkpoint in {attempt.trial.path} is not one of this trial ({error}); remove it to start over."
+            f"{path} is not a checkpoint of this trial ({error}); remove it to start over."
         ) from error
     progress.loss_sum = float(loss_sum)
     return progress
 
 
-def _require_owner(found: CheckpointOwner, owner: CheckpointOwner, attempt: AttemptDir) -> None:
+def _require_owner(found: CheckpointOwner, owner: CheckpointOwner, path: Path) -> None:
     if found != owner:
-        raise CheckpointError(
-            f"the checkpoint in {attempt.trial.path} is of study {found.study_uuid or '(none)'}, specification "
-            f"{found.spec_sha256[:12]}, and this trial is of study {owner.study_uuid or '(none)'}, specification "
-            f"{owner.spec_sha256[:12]}; move it away to start over."
-        )
+        raise CheckpointError(f"{path} is of {found}, and this trial is of {owner}; move it away to start over.")
 
 
 def _values(variables: list[keras.Variable]) -> Arrays:

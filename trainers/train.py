@@ -248,13 +248,19 @@ def warm_up(training: Training) -> None:
     except tf.errors.ResourceExhaustedError as error:
         raise BatchTooLargeError(
             f"{tried} does not fit into the memory of rank {training.communicator.rank}; use a smaller batch or more "
-            f"ranks ({error.message.splitlines()[0].rpartition('}} ')[2]})."
+            f"ranks ({_words_of(error)})."
         ) from error
     training.state.assign(before)
 
 
 def loader_batches_per_epoch(training: Training) -> int:
     return math.ceil(len(training.train) // training.spec.world_size / training.spec.loader_batch_size)
+
+
+def _words_of(error: tf.errors.ResourceExhaustedError) -> str:
+    """The line that names the tensor; TensorFlow may put a trace of the graph around it."""
+    lines = error.message.splitlines()
+    return next((line for line in lines if "OOM" in line), lines[0]).rpartition("}} ")[2]
 
 
 def _zeros(training: Training, size: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -114,6 +114,17 @@ def test_a_short_last_loader_batch_is_used_and_makes_as_many_updates_on_every_ra
         assert results["short/updates"] == 6 * 2 + 2
 
 
+def test_ranks_are_asked_for_an_end_after_each_loader_batch_but_the_last(two_ranks):
+    for results in two_ranks:
+        assert results["short/asked_after"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_ranks_that_agree_on_an_end_train_no_further_loader_batch(two_ranks):
+    for results in two_ranks:
+        assert results["ended/asked_after"].tolist() == [1, 2]
+        assert results["ended/loader_batches"] == 2
+
+
 def test_an_epoch_reads_no_sample_on_two_ranks_and_leaves_out_one_that_cannot_be_shared(two_ranks):
     read = np.concatenate([results["short/read"] for results in two_ranks])
 

@@ -15,8 +15,9 @@ import pytest
 import scipy.ndimage
 import tensorflow as tf
 
-from cluster.attempt import AttemptRequest, rank_environment
-from cluster.launchers import RankLayout, launcher
+from cluster.attempt import rank_environment
+from cluster.launchers import launcher
+from storage.protocol.attempts import AttemptRequest, RankLayout
 from storage.protocol.records import ComponentSpec, Outcome, TrialSpec
 from storage.protocol.trial_dir import TrialDir
 from tests.architecture.sources import imported_names
@@ -25,6 +26,7 @@ from trainers.bigearthnet import Version
 from trainers.bigearthnet.prepare import Preparation, prepare
 from trainers.bigearthnet.shard_source import RUN, ShardSource
 from trainers.bigearthnet.synthesize import synthesize
+from trainers.components import ComponentError
 from trainers.datasets import DatasetError, Split, bigearthnet, read_samples
 
 
@@ -202,7 +204,7 @@ def test_a_node_without_the_room_reads_the_shared_files_and_says_so_once(prepare
         "print(dataset.open(Split.TRAIN).paths[0].parent)"
     )
     layout = RankLayout(nodes=1, ranks_per_node=2, cpus_per_rank=1)
-    environment = rank_environment(AttemptRequest(small_disk.path, 1, layout, "mpirun"), os.environ)
+    environment = rank_environment(AttemptRequest(small_disk.path, 0, 1, layout, "mpirun"), os.environ)
 
     answer = subprocess.run(
         launcher("mpirun").argv(layout, (sys.executable, "-c", program)),
@@ -273,13 +275,13 @@ def test_a_node_cache_that_cannot_be_written_to_is_an_error_that_names_it(prepar
     ],
 )
 def test_an_impossible_option_is_refused_with_the_rule(prepared, options, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ComponentError, match=message):
         bigearthnet.build("", path=str(prepared), **options)
 
 
 def test_two_ranks_train_an_epoch_on_prepared_patches(prepared, tmp_path):
     trial = TrialDir(tmp_path / "trial")
-    trial.write_spec(
+    trial.create(
         TrialSpec(
             study_name="test",
             trial_number=0,
@@ -296,7 +298,7 @@ def test_two_ranks_train_an_epoch_on_prepared_patches(prepared, tmp_path):
     )
     layout = RankLayout(nodes=1, ranks_per_node=2, cpus_per_rank=1)
     program = (sys.executable, "-m", "trainers", "--threads", "1", str(trial.path))
-    environment = rank_environment(AttemptRequest(trial.path, 1, layout, "mpirun"), os.environ)
+    environment = rank_environment(AttemptRequest(trial.path, 0, 1, layout, "mpirun"), os.environ)
     # With oneDNN, TensorFlow 2.20's convolution gradients corrupt the heap for images of 120 pixels (not for 64).
     environment["TF_ENABLE_ONEDNN_OPTS"] = "0"
 

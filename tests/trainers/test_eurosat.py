@@ -17,10 +17,10 @@ from trainers.datasets import DatasetError, Split, eurosat, read_samples
 IMAGES_PER_CLASS = 6
 
 
-def write_jpegs(folder: Path) -> None:
+def write_jpegs(folder: Path, images_per_class: int = IMAGES_PER_CLASS) -> None:
     for name in eurosat.CLASSES:
         (folder / name).mkdir(parents=True)
-        for number in range(1, IMAGES_PER_CLASS + 1):
+        for number in range(1, images_per_class + 1):
             Image.new("RGB", (64, 64), (number, 100, 200)).save(folder / name / f"{name}_{number}.jpg")
 
 
@@ -74,7 +74,8 @@ def test_the_config_without_the_images_is_answered_with_where_they_are_to_be(tmp
 
 
 def test_the_config_with_the_images_is_a_study(tmp_path):
-    write_jpegs(tmp_path)
+    # Of fewer images, none of its loader batches could be filled.
+    write_jpegs(tmp_path, images_per_class=40)
 
     answer = dry_run("--set", f'dataset.path="{tmp_path}"')
 

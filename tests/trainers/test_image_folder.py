@@ -15,6 +15,7 @@ import rasterio
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
+from trainers.components import ComponentError
 from trainers.datasets import DatasetError, Split, image_folder, read_samples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -217,7 +218,7 @@ def test_a_folder_without_a_table_is_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -8, 2.5, "64"])
 def test_an_impossible_size_is_refused(tmp_path, size):
-    with pytest.raises(DatasetError, match="it must be an integer of 1 or more"):
+    with pytest.raises(ComponentError, match="it must be an integer of 1 or more"):
         image_folder.build(tmp_path / "cache", path=str(tmp_path), size=size)
 
 

@@ -6,7 +6,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import f1_score
 
 from trainers.bigearthnet.bands import STATISTICS
-from trainers.datasets import ArraySource, DatasetError, Split, synthetic_bigearthnet
+from trainers.components import ComponentError
+from trainers.datasets import ArraySource, Split, synthetic_bigearthnet
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_noise_makes_it_harder():
     ],
 )
 def test_an_impossible_option_is_refused_with_the_rule(options, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(ComponentError, match=message):
         synthetic_bigearthnet.build("unused", **options)
 
 

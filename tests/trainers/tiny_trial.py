@@ -98,7 +98,9 @@ class Run:
 def start_ranks(request: AttemptRequest) -> subprocess.Popen[str]:
     """The ranks alone, as the launcher starts them: no runner and no supervisor is there to end them."""
     environment = rank_environment(request, os.environ)
-    return subprocess.Popen(rank_command(request), env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        rank_command(request), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def held_ranks(request: AttemptRequest) -> list[int]:

@@ -48,9 +48,10 @@ _LOCK_NAME = ".lock"
 # A full disk, a used up quota, and a limit on the size of files.
 _WANT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# A temporary name of one of prepare's own files: with the process that writes it.
+# A temporary name of one of prepare's own files: with the process that writes it, and its host as write_atomically has.
 _HALF_WRITTEN = re.compile(
-    r"\.(\d{5,}\.u16|\d{5,}\.json|labels\.npy|names\.txt|plan\.json|manifest\.json|bad_patches\.csv)\.\d+"
+    r"\.(\d{5,}\.u16|\d{5,}\.json|labels\.npy|names\.txt|plan\.json|manifest\.json|bad_patches\.csv)"
+    r"\.(\d+|.+-\d+-[0-9a-f]{8})"
 )
 
 

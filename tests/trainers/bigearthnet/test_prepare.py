@@ -381,6 +381,23 @@ def test_of_hidden_files_only_half_written_ones_are_removed(v2):
     assert not any(path.exists() for path in half_written)
 
 
+def test_what_a_process_had_half_written_when_it_was_killed_is_removed(v2):
+    v2.prepare()
+    finished = contents(v2.path / "out")
+    kill_in_mid_write = (
+        "import os, pathlib, signal\n"
+        "from storage.protocol.files import write_atomically\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"write_atomically(pathlib.Path({str(v2.path / 'out/manifest.json')!r}), b'half')"
+    )
+    subprocess.run((sys.executable, "-c", kill_in_mid_write), cwd=REPOSITORY)
+    assert len(contents(v2.path / "out")) == len(finished) + 1
+
+    v2.prepare()
+
+    assert contents(v2.path / "out") == finished
+
+
 def test_a_killed_command_goes_on_where_it_stopped(practice):
     out = practice.path / "out"
     process = subprocess.Popen(practice.command(workers=2), cwd=REPOSITORY, stderr=subprocess.DEVNULL)

@@ -20,6 +20,7 @@ from tests.trainers.tiny_trial import LARGE, SMALL, VAL, switch_at, tiny_spec
 from trainers.checkpoint import Progress, TrainingState
 from trainers.communicator import Communicator, configure_threads
 from trainers.datasets import ArraySource, read_samples
+from trainers.demand import Demand
 from trainers.train import Training, build_training, evaluate, train_epoch, warm_up
 
 EPOCHS = 2
@@ -42,7 +43,7 @@ def main() -> None:
     if communicator.world_size == SPEC.world_size:
         results |= printed(build_training(SPEC, communicator))
         training = build_training(SPEC, communicator)
-        results |= ours(with_samples(training, WHOLE_LOADER_BATCHES)) | short_last_batch(training)
+        results |= ours(with_samples(training, WHOLE_LOADER_BATCHES)) | short_last_batch(training) | ended(training)
     np.savez(Path(sys.argv[1]) / f"{communicator.rank} of {communicator.world_size}.npz", **results)
 
 
@@ -66,7 +67,7 @@ def however_many_ranks(communicator: Communicator) -> Arrays:
     }
     for epoch, batch_size in enumerate((SMALL, LARGE)):
         progress = Progress(history=[None] * epoch)
-        train_epoch(training, progress, training.plan(batch_size), is_interrupted=lambda: False)
+        train_epoch(training, progress, training.plan(batch_size), lambda: Demand.NONE)
     return results | named("alike/after", training.state)
 
 
@@ -117,7 +118,7 @@ def ours(training: Training) -> Arrays:
     states |= named("ours/warm", training.state)
     for epoch, batch_size in enumerate((SMALL, LARGE)):
         progress = Progress(history=[None] * epoch)
-        train_epoch(training, progress, training.plan(batch_size), is_interrupted=lambda: False)
+        train_epoch(training, progress, training.plan(batch_size), lambda: Demand.NONE)
         states |= named(f"ours/{epoch}", training.state)
     training.communicator.average_variables([variable.value for variable in training.state.moving_statistics()])
     return states | named("ours/averaged", training.state)
@@ -127,12 +128,32 @@ def short_last_batch(training: Training) -> Arrays:
     source = WatchedSource(training.train.samples, training.train.labels)
     progress = Progress()
     longer = dataclasses.replace(training, train=source)
-    train_epoch(longer, progress, training.plan(SMALL), is_interrupted=lambda: False)
+    asked_after: list[int] = []
+    train_epoch(longer, progress, training.plan(SMALL), lambda: note(asked_after, progress, Demand.NONE))
     return {
+        "short/asked_after": np.array(asked_after),
         "short/samples": np.array(progress.samples),
         "short/updates": np.array(progress.updates),
         "short/read": np.concatenate(source.read_indices),
     }
+
+
+def ended(training: Training) -> Arrays:
+    """An epoch in which the ranks are asked for an end after the second loader batch."""
+    progress = Progress()
+    asked_after: list[int] = []
+    train_epoch(
+        training,
+        progress,
+        training.plan(SMALL),
+        lambda: note(asked_after, progress, Demand.PAUSE if progress.loader_batches == 2 else Demand.NONE),
+    )
+    return {"ended/asked_after": np.array(asked_after), "ended/loader_batches": np.array(progress.loader_batches)}
+
+
+def note(asked_after: list[int], progress: Progress, answer: Demand) -> Demand:
+    asked_after.append(progress.loader_batches)
+    return answer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import psutil
 import trainers.communicator  # noqa: F401  TensorFlow and MPI come first, they need more than a large batch.
 from trainers.__main__ import main
 
-# Start-up alone takes about 350 MB of address space, the large batch over 1 GB: as far from the one as from the other.
+# Start-up and images take about 280 MB of address space, the large batch 1.2 GB: as far from the one as from the other.
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     limit = psutil.Process().memory_info().vms + (3 << 28)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
