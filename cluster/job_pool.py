@@ -35,6 +35,7 @@ _END_IS_LATE_S = 30.0
 # Of a runner, beyond all that it grants its ranks.
 _RUNNER_LATE_S = 300.0
 _JOBS_GONE_WITHIN_S = 20.0
+_CANCEL_TRIES = 2
 
 
 class RunnerLink(Protocol):
@@ -143,6 +144,8 @@ class JobPool:
     # The study's side.
 
     def __enter__(self) -> Self:
+        # Before anything else: what an earlier driver left in the queue is cancelled, even if nothing is left to run.
+        self.tick()
         self._keeper.start()
         return self
 
@@ -171,9 +174,13 @@ class JobPool:
     def start(self, request: AttemptRequest, worker: str) -> None:
         now_s = self.clock.monotonic()
         with self._lock:
-            running = _Running(request, self.attempt_dir(request), worker, now_s, now_s)
-            self._running[request.key] = running
-        self.link.start(worker, request)
+            self._running[request.key] = _Running(request, self.attempt_dir(request), worker, now_s, now_s)
+            job = self.jobs.find(worker)
+        if job is None:
+            # It was there a moment ago. Nobody else would end the attempt: jobs are released once.
+            self._release(worker, "its job had just ended")
+        else:
+            self.link.start(worker, request)
 
     def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
         with self._lock:
@@ -316,7 +323,8 @@ class JobPool:
         with self._lock:
             lost = [running for running in self._running.values() if running.worker == name]
         for running in lost:
-            self._on_end(running.request.key, _end_by_files(running, Failure.INTERRUPTED, why))
+            wall_s = self.clock.monotonic() - running.started_s
+            self._on_end(running.request.key, _end_by_files(running, why, wall_s))
 
     def _give_up(self, reason: str, log_of: str | None) -> None:
         words = reason
@@ -352,9 +360,8 @@ class JobPool:
             if has_ended:
                 each.end_seen_s = each.end_seen_s or now_s
             if each.end_seen_s is not None and now_s - each.end_seen_s >= _END_IS_LATE_S:
-                self._on_end(
-                    each.request.key, _end_by_files(each, Failure.INTERRUPTED, "its runner did not tell its end")
-                )
+                why = "its runner did not tell its end"
+                self._on_end(each.request.key, _end_by_files(each, why, now_s - each.started_s))
             elif now_s - each.alive_s > _silence_allowed_s(each):
                 log.warning("attempt %s: its runner does not answer; its job is cancelled", each.request.key)
                 with self._lock:
@@ -366,19 +373,24 @@ class JobPool:
         with self._lock:
             alive: list[Job] = list(self.jobs.jobs)
         ids = [job.job_id for job in alive if job.job_id is not None]
-        if ids and not self._cancel(ids):
-            self._left_behind = ids
+        if ids and not any(self._cancel(ids) for _ in range(_CANCEL_TRIES)):
+            self._left_behind = [f"job {job_id}" for job_id in ids]
 
     def _say(self, text: str) -> None:
         with self._lock:
             self._notices.append(text)
 
 
-def _end_by_files(running: _Running, failure: Failure, why: str) -> AttemptEnd:
+def _end_by_files(running: _Running, why: str, wall_s: float) -> AttemptEnd:
+    """Of an attempt that its runner told nothing of.
+
+    Args:
+        wall_s: For which it held its allocation, as far as the driver knows.
+    """
     try:
-        return running.attempt.end(failure, why)
+        return running.attempt.end(Failure.INTERRUPTED, why, wall_s=wall_s)
     except OSError as error:
-        return AttemptEnd(None, failure, f"{why}; its files cannot be read: {error}")
+        return AttemptEnd(None, Failure.INTERRUPTED, f"{why}; its files cannot be read: {error}", wall_s=wall_s)
 
 
 def _silence_allowed_s(running: _Running) -> float:

@@ -30,6 +30,7 @@ from pathlib import Path
 
 import psutil
 
+from storage.protocol.attempts import ExitRecord
 from storage.protocol.exit_codes import ExitCode
 from storage.protocol.trial_dir import AttemptDir
 
@@ -160,5 +161,14 @@ def _kill_descendants(child: subprocess.Popen) -> int:
     return exit_code
 
 
+def main(grace_s: float, attempt: AttemptDir, command: list[str]) -> int:
+    began_s = time.monotonic()
+    exit_code = supervise(grace_s, attempt, command)
+    # For a driver to come: a runner that is still there says more.
+    with contextlib.suppress(OSError):
+        attempt.write_exit(ExitRecord(exit_code, time.monotonic() - began_s))
+    return exit_code
+
+
 if __name__ == "__main__":
-    sys.exit(supervise(float(sys.argv[1]), AttemptDir(Path(sys.argv[2])), sys.argv[3:]))
+    sys.exit(main(float(sys.argv[1]), AttemptDir(Path(sys.argv[2])), sys.argv[3:]))

@@ -7,7 +7,7 @@ on, and their epochs wait in files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -66,7 +66,7 @@ class Ledger:
     """One study's rows.
 
     Args:
-        search_space: What `new_trial` samples.
+        search_space: What a trial samples.
         objective: Field of EpochMetrics that is a trial's value.
         notice: Told what a person should know while the database is waited for.
         is_hurried: Whether a person wants an end, which no waiting should delay.
@@ -102,18 +102,21 @@ class Ledger:
         states = [trial.state for trial in self.trials()]
         return sum(state.is_finished() for state in states), sum(state is not TrialState.WAITING for state in states)
 
-    def unfinished(self) -> list[TrialRow]:
-        """The trials that are asked for and not told, by number. One whose driver died in sampling is sampled to the
-        end."""
-        running = [trial.number for trial in self.trials() if trial.state is TrialState.RUNNING]
-        return [self._write(lambda number=number: self._row(self._reopen(number))) for number in running]  # type: ignore[misc]
+    def next_trial(self, known: Collection[int], total: int) -> TrialRow | None:
+        """A trial that is asked for, not told and not `known`, or else a new one; None if there are `total` already.
 
-    def new_trial(self) -> TrialRow:
-        """Ask for a configuration.
-
-        May be repeated after an error of the database: a trial that was made before the error is `unfinished` then.
+        One action, so that a repetition after an error finds the trial that was made before the error. A trial whose
+        driver died in sampling is sampled to the end.
         """
-        return self._write(lambda: self._row(self._study.ask()))
+
+        def find_or_ask() -> TrialRow | None:
+            trials = [t for t in self._study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING]
+            left_behind = (t for t in trials if t.state is TrialState.RUNNING and t.number not in known)
+            if (trial := next(left_behind, None)) is not None:
+                return self._row(optuna.trial.Trial(self._study, self._id(trial.number)))
+            return self._row(self._study.ask()) if len(trials) < total else None
+
+        return self._write(find_or_ask)
 
     def require_lease(self) -> None:
         """Make sure that the study is still this driver's.
@@ -223,10 +226,6 @@ class Ledger:
             tuple(schema.read_attempts(attributes)),
             attributes.get(schema.FORGIVEN_ATTEMPTS, 0),
         )
-
-    def _reopen(self, number: int) -> optuna.Trial:
-        """A running trial of an earlier driver."""
-        return optuna.trial.Trial(self._study, self._id(number))
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

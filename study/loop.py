@@ -75,6 +75,7 @@ class ActiveTrial:
     number: int
     parameters: dict[str, Any]
     directory: TrialDir
+    spec_sha256: str = ""
     ends: list[AttemptEnd] = field(default_factory=list)
     forgiven: int = 0
     """How many of its ends do not count against it."""
@@ -201,17 +202,15 @@ class StudyLoop:
 
     def _find_trials(self) -> None:
         """Trials to fill the slots with: those that an earlier driver left behind, then new ones."""
-        while (free := self._plan.slots - len(self._training) - len(self._waiting)) > 0:
+        total = self._plan.config.study.trials
+        while len(self._training) + len(self._waiting) < self._plan.slots:
             finished, started = self._ledger.counts()
-            self._view.progressed(finished, max(self._plan.config.study.trials, started))
+            self._view.progressed(finished, max(total, started))
             known = {*self._training, *(trial.number for trial in self._waiting), *self._failures.numbers()}
-            left_behind = [row for row in self._ledger.unfinished() if row.number not in known]
-            for row in left_behind[:free]:
-                self._take_up(self._adopt(row))
-            if not left_behind:
-                if started >= self._plan.config.study.trials:
-                    return
-                self._take_up(self._adopt(self._ledger.new_trial()))
+            row = self._ledger.next_trial(known, total)
+            if row is None:
+                return
+            self._take_up(self._adopt(row))
 
     def _take_up(self, trial: ActiveTrial) -> None:
         # An earlier driver may have died between the end of a trial and telling it.
@@ -225,7 +224,7 @@ class StudyLoop:
         trial = ActiveTrial(row.number, row.parameters, TrialDir(self._plan.trial_path(row.number), self._files))
         self._bind(trial, row)
         attempts = trial.directory.attempts()
-        trial.ends = [_recall(attempt, row.attempts) for attempt in attempts]
+        trial.ends = [_of_this_trial(_recall(attempt, row.attempts), trial) for attempt in attempts]
         trial.forgiven = min(row.forgiven, len(trial.ends))
         if attempts:
             log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
@@ -245,6 +244,7 @@ class StudyLoop:
         if row.spec_sha256 != own:
             self._ledger.record_spec(trial.number, own)
         trial.directory.create(spec)
+        trial.spec_sha256 = own
 
     def _move_aside(self, directory: TrialDir) -> str:
         taken = set(self._files.list_dir(directory.path.parent))
@@ -254,6 +254,11 @@ class StudyLoop:
 
     def _start(self, trial: ActiveTrial, worker: str) -> None:
         """Start the trial's next attempt."""
+        _look_again_at_abandoned(trial)
+        if trial.ends_that_count and isinstance(transition := self._transition(trial), Tell):
+            # Ranks that outlived their driver by a moment have come to an end since.
+            self._finish(trial, transition)
+            return
         self._ledger.require_lease()
         attempt = trial.directory.new_attempt()
         request = self._plan.request(trial.number, attempt.number, self._pool.time_left_s(worker))
@@ -280,6 +285,7 @@ class StudyLoop:
         return self._ending is None or not isinstance(self._ending.error, DatabaseLostError | LeaseError)
 
     def _on_end(self, trial: ActiveTrial, end: AttemptEnd, worker: str) -> None:
+        end = _of_this_trial(end, trial)
         log.info("trial %d: attempt %d ended: %s %s", trial.number, len(trial.ends) + 1, end.name, end.reason)
         trial.ends.append(end)
         self._durations.learn(end)
@@ -356,6 +362,7 @@ class StudyLoop:
         )
 
     def _tell(self, trial: ActiveTrial, tell: Tell) -> None:
+        _look_again_at_abandoned(trial)
         self._ledger.finish(trial.number, tell, trial.ends, self._plan.layout.nodes)
         log.info("trial %d: %s %s %s", trial.number, tell.state.name, tell.outcome, tell.reason)
 
@@ -366,6 +373,22 @@ class StudyLoop:
             # A result tells the whole trial, forgiven attempts included.
             ends = trial.ends
         return next_transition(ends, settings.objective, settings.crash_retries)
+
+
+def _look_again_at_abandoned(trial: ActiveTrial) -> None:
+    """Ranks live on for a moment without their driver: what was known of them when the next one came may be old."""
+    for index, end in enumerate(trial.ends):
+        if end.failure is Failure.ABANDONED:
+            attempt = trial.directory.attempt(index + 1)
+            trial.ends[index] = _of_this_trial(attempt.end(Failure.ABANDONED, end.reason), trial)
+
+
+def _of_this_trial(end: AttemptEnd, trial: ActiveTrial) -> AttemptEnd:
+    """The end, unless its ranks trained something else: a node may see an older folder for a while."""
+    if end.result is None or end.result.spec_sha256 in ("", trial.spec_sha256):
+        return end
+    reason = f"its result is of specification {end.result.spec_sha256[:12]}, not of {trial.spec_sha256[:12]}"
+    return AttemptEnd(None, Failure.INTERRUPTED, reason, end.exit_code, end.wall_s)
 
 
 def _recall(attempt: AttemptDir, stored: tuple[AttemptRow, ...]) -> AttemptEnd:

@@ -79,6 +79,7 @@ def bind_folder(
     adopt: bool,
     say: Callable[[str], None],
     files: FileSystem = OS_FILES,
+    new_uuid: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> str:
     """Tie the study in the database to the folder with its trials' files; gives the study's UUID.
 
@@ -95,7 +96,7 @@ def bind_folder(
     _require_no_other_folder(study, folder, database_dir)
     if in_folder is None:
         _require_no_lost_files(study, folder, in_database, adopt, files)
-        in_folder = in_database or uuid.uuid4().hex
+        in_folder = in_database or new_uuid()
         files.make_dir(folder)
         files.write_atomically(
             folder / _MARKER, json.dumps({"study_uuid": in_folder, "study_name": study.study_name}).encode()

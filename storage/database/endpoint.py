@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from storage.protocol.files import OS_FILES
 from storage.protocol.variables import STORAGE_PASSWORD
 
 _SECRET_OPTIONS = {"password", "passwd", "sslpassword"}
@@ -75,7 +76,7 @@ def open_storage(url: URL) -> RDBStorage:
     """
     if url.drivername.startswith("sqlite") and url.database:
         try:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            OS_FILES.make_dir(Path(url.database).parent)
         except OSError as error:
             raise StorageError(f"the folder of {public_url(url)} cannot be made: {error.strerror}.") from error
     with as_storage_errors(url):

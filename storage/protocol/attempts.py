@@ -124,6 +124,14 @@ class AttemptEnd:
 
 
 @dataclass(frozen=True)
+class ExitRecord:
+    """What the supervisor saw of the ranks' end, whether its runner was still there or not: exit.json."""
+
+    exit_code: int
+    wall_s: float
+
+
+@dataclass(frozen=True)
 class EndRecord:
     """What the runner alone knows of an attempt's end: end.json. The rest is in the ranks' files."""
 

@@ -7,7 +7,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,74 +57,117 @@ def from_json(kind: type[Record], text: str, *, ignore_unknown: bool = False) ->
 
 def from_plain(kind: type[Record], value: Any, *, ignore_unknown: bool = False) -> Record:
     """The record that a JSON value describes. See `from_json`."""
-    return _decode(kind, value, kind.__name__, ignore_unknown)
+    try:
+        return _decode(kind, value, ignore_unknown)
+    except _Mismatch as mismatch:
+        raise RecordError(f"{kind.__name__}{''.join(mismatch.path)} {mismatch.problem}.") from mismatch.__cause__
 
 
-def _decode(kind: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        return _decode_union(kind, value, where, ignore_unknown)
-    if origin in (list, tuple):
-        item = typing.get_args(kind)[0]
-        _require(list, value, where)
-        return origin(_decode(item, each, f"{where}[{i}]", ignore_unknown) for i, each in enumerate(value))
-    if origin in (dict, Mapping):
-        item = typing.get_args(kind)[1]
-        _require(dict, value, where)
-        return {key: _decode(item, each, f"{where}.{key}", ignore_unknown) for key, each in value.items()}
-    if kind is Any:
-        return value
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, where, ignore_unknown)
-    if issubclass(kind, Enum):
-        try:
-            return kind(value)
-        except ValueError as error:
-            valid = ", ".join(str(member.value) for member in kind)
-            raise RecordError(f"{where} is {value!r}; it must be one of {valid}.") from error
-    if issubclass(kind, Path):
-        _require(str, value, where)
-        return kind(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    _require(kind, value, where)
-    return value
+class _Mismatch(Exception):  # noqa: N818  it never leaves this file
+    """A value is not of its type. Its place is put together on the way out."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path: list[str] = []
 
 
-def _decode_union(kind: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
-    """`X | None`, the only union that a record has."""
-    if value is None:
-        return None
-    (only,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
-    return _decode(only, value, where, ignore_unknown)
-
-
-def _decode_dataclass(kind: type, value: Any, where: str, ignore_unknown: bool) -> Any:
-    if not isinstance(value, Mapping):
-        raise RecordError(f"{where} is {value!r}; it must be a JSON object.")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = sorted(set(value) - set(fields))
-    if unknown and not ignore_unknown:
-        raise RecordError(f"{where} has unknown fields {', '.join(unknown)}; valid are {', '.join(fields)}.")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in value and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise RecordError(f"{where} lacks {', '.join(missing)}.")
-    kinds = _types_of(kind)
-    known = {
-        name: _decode(kinds[name], value[name], f"{where}.{name}", ignore_unknown) for name in fields if name in value
-    }
-    return kind(**known)
+def _decode(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    decode, argument = _decoder(kind)
+    return decode(argument, value, ignore_unknown)
 
 
 @functools.cache
-def _types_of(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _decoder(kind: Any) -> tuple[Callable[[Any, Any, bool], Any], Any]:
+    """How a value of a type is decoded: a function, and what it needs of the type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        # `X | None`, the only union that a record has.
+        return _decode_optional, next(option for option in arguments if option is not types.NoneType)
+    if origin in (list, tuple):
+        return _decode_list, (origin, arguments[0])
+    if origin in (dict, Mapping):
+        return _decode_dict, arguments[1]
+    if kind is Any:
+        return _decode_any, None
+    if dataclasses.is_dataclass(kind):
+        fields = dataclasses.fields(kind)
+        missing, hints = dataclasses.MISSING, typing.get_type_hints(kind)
+        required = [f.name for f in fields if f.default is missing and f.default_factory is missing]
+        return _decode_dataclass, (kind, {field.name: hints[field.name] for field in fields}, required)
+    if issubclass(kind, Enum):
+        return _decode_enum, kind
+    if issubclass(kind, Path):
+        return _decode_path, kind
+    return (_decode_float if kind is float else _decode_plain), kind
 
 
-def _require(expected: type, value: Any, where: str) -> None:
+def _decode_optional(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    return None if value is None else _decode(kind, value, ignore_unknown)
+
+
+def _decode_list(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    container, item = kind
+    _require(list, value)
+    return container(_decode_item(item, f"[{i}]", each, ignore_unknown) for i, each in enumerate(value))
+
+
+def _decode_dict(item: Any, value: Any, ignore_unknown: bool) -> Any:
+    _require(dict, value)
+    return {key: _decode_item(item, f".{key}", each, ignore_unknown) for key, each in value.items()}
+
+
+def _decode_any(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    return value
+
+
+def _decode_enum(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    try:
+        return kind(value)
+    except ValueError as error:
+        valid = ", ".join(str(member.value) for member in kind)
+        raise _Mismatch(f"is {value!r}; it must be one of {valid}") from error
+
+
+def _decode_path(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    _require(str, value)
+    return kind(value)
+
+
+def _decode_float(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    if type(value) is int:
+        return float(value)
+    _require(float, value)
+    return value
+
+
+def _decode_plain(kind: Any, value: Any, ignore_unknown: bool) -> Any:
+    _require(kind, value)
+    return value
+
+
+def _decode_dataclass(described: Any, value: Any, ignore_unknown: bool) -> Any:
+    kind, fields, required = described
+    if not isinstance(value, dict):
+        raise _Mismatch(f"is {value!r}; it must be a JSON object")
+    unknown = sorted(value.keys() - fields.keys())
+    if unknown and not ignore_unknown:
+        raise _Mismatch(f"has unknown fields {', '.join(unknown)}; valid are {', '.join(fields)}")
+    if missing := [name for name in required if name not in value]:
+        raise _Mismatch(f"lacks {', '.join(missing)}")
+    known = (name for name in fields if name in value)
+    return kind(**{name: _decode_item(fields[name], f".{name}", value[name], ignore_unknown) for name in known})
+
+
+def _decode_item(kind: Any, place: str, value: Any, ignore_unknown: bool) -> Any:
+    try:
+        decode, argument = _decoder(kind)
+        return decode(argument, value, ignore_unknown)
+    except _Mismatch as mismatch:
+        mismatch.path.insert(0, place)
+        raise
+
+
+def _require(expected: type, value: Any) -> None:
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        raise RecordError(f"{where} is {value!r}; it must be of type {expected.__name__}.")
+        raise _Mismatch(f"is {value!r}; it must be of type {expected.__name__}")

@@ -137,10 +137,13 @@ class OsFileSystem:
 
     def make_dir(self, path: Path) -> bool:
         # What is in a study's folder is believed, so nobody else may put anything there.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            self.make_dir(path.parent)
         try:
             path.mkdir(mode=0o700)
         except FileExistsError:
+            if not path.is_dir():
+                raise
             return False
         return True
 

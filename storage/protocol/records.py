@@ -119,3 +119,5 @@ class TrialResult:
     """All epochs of the trial up to here, those of earlier attempts included: what led to these weights."""
     loader_batches_done: int = 0
     """Of the epoch under way, when a pause came inside it."""
+    spec_sha256: str = ""
+    """Of what was trained, as the ranks read it."""

@@ -11,6 +11,7 @@
     runs/STUDY/trials/0007/attempt-01/stop          put there by the runner: end at the next epoch boundary
     runs/STUDY/trials/0007/attempt-01/failed        exit code and words of the first rank that ended by its own fault
     runs/STUDY/trials/0007/attempt-01/result.json   the attempt ended as it says; absent after a crash
+    runs/STUDY/trials/0007/attempt-01/exit.json     when and how the supervisor saw the ranks end
     runs/STUDY/trials/0007/attempt-01/end.json      what the runner saw of the end
     runs/STUDY/trials/0007/attempt-01/log.txt       what the ranks printed
 
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from storage.protocol.attempts import AttemptEnd, AttemptRequest, EndRecord, Failure
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, EndRecord, ExitRecord, Failure
 from storage.protocol.codec import RecordError, from_json, to_json
 from storage.protocol.files import OS_FILES, FileSystem
 from storage.protocol.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult, TrialSpec, spec_sha256
@@ -131,6 +132,13 @@ class AttemptDir:
         """None while the attempt runs, and after a crash."""
         return self._read(TrialResult, "result.json")
 
+    def write_exit(self, record: ExitRecord) -> None:
+        self._write("exit.json", record)
+
+    def read_exit(self) -> ExitRecord | None:
+        """None while the ranks run, and after the loss of their supervisor."""
+        return self._read(ExitRecord, "exit.json")
+
     def write_end(self, record: EndRecord) -> None:
         self._write("end.json", record)
 
@@ -167,12 +175,11 @@ class AttemptDir:
 
         Args:
             otherwise: The failure if neither a result nor the runner's own record is there, for this `reason`.
-            wall_s: None if nobody measured it; the ranks' last sign of life then.
+            wall_s: Of the one who saw it go; None if nobody did. Only the supervisor knows better.
         """
         result, record, epochs = self.read_result(), self.read_end_record(), tuple(self.read_metrics())
         if record is None:
-            lived_s = self.read_heartbeat() or sum(metrics.wall_s for metrics in epochs)
-            record = EndRecord(otherwise, reason, exit_code, lived_s if wall_s is None else wall_s)
+            record = EndRecord(otherwise, reason, exit_code, self._lived_s(wall_s))
         failure = None if result is not None else record.failure or otherwise
         return AttemptEnd(
             result=result,
@@ -184,6 +191,12 @@ class AttemptDir:
             communicator=self.read_communicator(),
             log_tail="" if failure is None else self.log_tail(),
         )
+
+    def _lived_s(self, seen_s: float | None) -> float:
+        exited = self.read_exit()
+        if exited is not None:
+            return exited.wall_s
+        return (self.read_heartbeat() or 0.0) if seen_s is None else seen_s
 
     def _write(self, name: str, record: object) -> None:
         self.files.write_atomically(self.path / name, to_json(record).encode())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, RankLayout
 from storage.protocol.records import CommunicatorReport, ComponentSpec, EpochMetrics, Outcome, TrialResult, TrialSpec
 
 SPEC = TrialSpec(
@@ -48,3 +50,22 @@ REPORT = CommunicatorReport(
     versions={"horovod": "0.28.1"},
 )
 RESULT = TrialResult(Outcome.PAUSED, epochs_done=4, reason="interrupted")
+REQUEST = AttemptRequest(
+    trial_dir=Path("/shared/runs/ä demo/trials/0007"),
+    trial_number=7,
+    attempt_number=3,
+    layout=RankLayout(nodes=4, ranks_per_node=4, cpus_per_rank=16, gpus_per_node=4),
+    launcher_name="srun",
+    launcher_options=("--mpi=pmix_v4",),
+    environment={"NCCL_SOCKET_IFNAME": "ib0"},
+    time_left_s=math.inf,
+)
+END = AttemptEnd(
+    failure=Failure.CRASHED,
+    reason="ValueError: x (exit code 1)",
+    exit_code=1,
+    wall_s=61.5,
+    epochs=(METRICS,),
+    communicator=REPORT,
+    log_tail="Traceback\nValueError: x",
+)

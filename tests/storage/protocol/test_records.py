@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.protocol.records import EpochMetrics, RecordError, TrialResult, TrialSpec, from_json, to_json
-from tests.storage.protocol.example_records import METRICS, REPORT, RESULT, SPEC
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, RankLayout
+from storage.protocol.codec import RecordError, from_json, to_json
+from storage.protocol.records import EpochMetrics, TrialResult, TrialSpec
+from tests.storage.protocol.example_records import END, METRICS, REPORT, REQUEST, RESULT, SPEC
 
 every_record = pytest.mark.parametrize(
-    "record", [SPEC, METRICS, REPORT, RESULT], ids=lambda record: type(record).__name__
+    "record", [SPEC, METRICS, REPORT, RESULT, REQUEST, END], ids=lambda record: type(record).__name__
 )
 
 
@@ -87,7 +90,7 @@ def test_an_unknown_outcome_is_answered_with_the_known_ones():
 
 
 @pytest.mark.parametrize("text", ["", '{"outcome": "paused", "epochs_do', "[]", "null", '"paused"'])
-def test_what_is_no_object_is_refused(text):
+def test_what_is_not_an_object_is_refused(text):
     with pytest.raises(RecordError, match="TrialResult"):
         from_json(TrialResult, text)
 
@@ -98,3 +101,32 @@ def with_fields(record, **fields) -> str:
 
 def without(record, *names: str) -> str:
     return json.dumps({name: value for name, value in json.loads(to_json(record)).items() if name not in names})
+
+
+def test_what_a_later_version_has_added_may_be_passed_over():
+    assert from_json(TrialResult, with_fields(RESULT, colour="blue"), ignore_unknown=True) == RESULT
+
+
+def test_values_inside_lists_are_checked_and_named_by_their_place():
+    with pytest.raises(RecordError, match=r"TrialResult\.epochs\[1\] lacks epoch"):
+        from_json(TrialResult, with_fields(RESULT, epochs=[json.loads(to_json(METRICS)), {}]))
+
+
+def test_a_deeply_nested_text_is_refused_like_any_other():
+    with pytest.raises(RecordError, match="TrialResult"):
+        from_json(TrialResult, "[" * 100_000)
+
+
+def test_an_attempt_ends_by_a_result_or_by_a_failure_that_says_why():
+    with pytest.raises(ValueError, match="by a result or by a failure"):
+        AttemptEnd()
+    with pytest.raises(ValueError, match="by a result or by a failure"):
+        AttemptEnd(RESULT, Failure.CRASHED, "x")
+    with pytest.raises(ValueError, match="without a reason"):
+        AttemptEnd(failure=Failure.CRASHED)
+
+
+def test_a_request_is_the_same_for_driver_and_runner():
+    request = AttemptRequest(Path("/runs/ä/0007"), 7, 2, RankLayout(4, 4, 16, 4), "srun", ("--mpi=pmix",), {"A": "b"})
+
+    assert from_json(AttemptRequest, to_json(request)) == request

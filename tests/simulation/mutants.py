@@ -1,0 +1,170 @@
+"""Faults that the product once had, or could have: each is put back, to see that the simulation finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import optuna
+from optuna.trial import TrialState
+
+from cluster.job_pool import JobPool
+from storage.database.lease import StudyLease
+from storage.protocol.attempts import AttemptRequest
+from storage.protocol.codec import from_json
+from storage.protocol.files import FileSystem
+from storage.protocol.records import EpochMetrics
+from storage.protocol.trial_dir import AttemptDir, MetricsReader
+from study import opening
+from study.ledger import Ledger
+from study.loop import StudyLoop
+from tests.simulation import driver as driver_module
+from tests.simulation import runner as runner_module
+from tests.simulation.driver import SimulatedLink
+from tests.simulation.runner import SimulatedRunner
+
+Mutant = Callable[[], Any]
+
+
+@contextmanager
+def a_poll_takes_living_runners_for_lost() -> Iterator[None]:
+    """D0: who is there is asked of a cache that is empty now and then; the attempt of a runner that seems to be gone is
+    given up at once, nobody tells the runner, and its thread is blocked for ever."""
+
+    def present(self: SimulatedLink) -> frozenset[str]:
+        if self._world.random.random() < 0.003:
+            return frozenset()
+        return frozenset(self.runners)
+
+    tick = JobPool.tick
+
+    def give_up_and_tick(self: JobPool) -> None:
+        here = self.link.present()
+        for running in list(self._running.values()):
+            if running.worker not in here:
+                runner = self.link.runners.get(running.worker)  # type: ignore[attr-defined]
+                if runner is not None:
+                    runner.is_blocked = True
+                self._release(running.worker, "worker is gone")
+        tick(self)
+
+    start = SimulatedRunner.start
+
+    def start_unless_blocked(self: SimulatedRunner, request: AttemptRequest) -> None:
+        if not getattr(self, "is_blocked", False):
+            start(self, request)
+
+    with (
+        mock.patch.object(SimulatedLink, "present", present),
+        mock.patch.object(JobPool, "tick", give_up_and_tick),
+        mock.patch.object(SimulatedRunner, "start", start_unless_blocked),
+    ):
+        yield
+
+
+@contextmanager
+def a_folder_is_believed_whosever_it_is() -> Iterator[None]:
+    """D1: nothing ties a trial's folder, its specification and its checkpoint to the study in the database."""
+
+    def believe(study: Any, folder: Any, *arguments: Any) -> str:
+        return "whatever"
+
+    def bind(self: StudyLoop, trial: Any, row: Any) -> None:
+        trial.directory.create(self._plan.spec(trial.number, trial.parameters, self._study_uuid))
+
+    with (
+        mock.patch.object(driver_module, "bind_folder", believe),
+        mock.patch.object(StudyLoop, "_bind", bind),
+        mock.patch.object(runner_module, "LET_WRONG_CHECKPOINTS_PASS", True),
+    ):
+        yield
+
+
+@contextmanager
+def a_malformed_line_raises() -> Iterator[None]:
+    """D3: reading the epochs of an attempt raises, in the middle of taking note of its end."""
+
+    def read_new(self: MetricsReader) -> list[EpochMetrics]:
+        content = self._attempt.files.read(self._path) or b""
+        return [from_json(EpochMetrics, line.decode()) for line in content.split(b"\n")[:-1]]
+
+    with mock.patch.object(MetricsReader, "read_new", read_new):
+        yield
+
+
+@contextmanager
+def old_attempts_are_not_fenced() -> Iterator[None]:
+    with mock.patch.object(AttemptDir, "is_superseded", return_value=False):
+        yield
+
+
+@contextmanager
+def the_lease_is_not_looked_at() -> Iterator[None]:
+    with (
+        mock.patch.object(StudyLease, "require"),
+        mock.patch.object(StudyLease, "acquire"),
+        mock.patch.object(StudyLease, "renew"),
+    ):
+        yield
+
+
+@contextmanager
+def asking_is_repeated_blindly() -> Iterator[None]:
+    """A trial that was made just before an error of the database is forgotten, and another one made."""
+
+    def next_trial(self: Ledger, known: Any, total: int) -> Any:
+        trials = self.trials()
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and trial.number not in known:
+                return self._row(optuna.trial.Trial(self._study, self._id(trial.number)))
+        return self._write(lambda: self._row(self._study.ask())) if len(trials) < total else None
+
+    with mock.patch.object(Ledger, "next_trial", next_trial):
+        yield
+
+
+@contextmanager
+def an_attempt_may_start_in_a_job_that_has_just_ended() -> Iterator[None]:
+    start = JobPool.start
+
+    def start_without_looking(self: JobPool, request: AttemptRequest, worker: str) -> None:
+        with mock.patch.object(JobPool, "_release"):
+            start(self, request, worker)
+
+    with mock.patch.object(JobPool, "start", start_without_looking):
+        yield
+
+
+@contextmanager
+def a_new_trial_enters_any_folder() -> Iterator[None]:
+    with (
+        mock.patch.object(opening, "_require_known_trials"),
+        mock.patch.object(opening, "_read_marker", return_value=None),
+        mock.patch.object(StudyLoop, "_bind", lambda self, trial, row: _create_blindly(self, trial)),
+        mock.patch.object(runner_module, "LET_WRONG_CHECKPOINTS_PASS", True),
+        mock.patch.object(opening, "_require_no_lost_files"),
+    ):
+        yield
+
+
+def _create_blindly(loop: StudyLoop, trial: Any) -> None:
+    files: FileSystem = trial.directory.files
+    files.make_dir(trial.directory.path)
+    trial.directory.create(loop._plan.spec(trial.number, trial.parameters, loop._study_uuid))
+
+
+MUTANTS: dict[str, Mutant] = {
+    mutant.__name__: mutant
+    for mutant in (
+        a_poll_takes_living_runners_for_lost,
+        a_folder_is_believed_whosever_it_is,
+        a_malformed_line_raises,
+        old_attempts_are_not_fenced,
+        the_lease_is_not_looked_at,
+        asking_is_repeated_blindly,
+        an_attempt_may_start_in_a_job_that_has_just_ended,
+        a_new_trial_enters_any_folder,
+    )
+}
