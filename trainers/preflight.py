@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from trainers.datasets import Dataset, DatasetError, Split, read_samples
 from trainers.faults import SpecError, values_are_of_the_spec
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
 
 _SAMPLES_TRIED = 4
@@ -84,33 +85,54 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
         SpecError: The model or the optimizer cannot be built like this, or the model does not give logits.
         DatasetError: The data cannot be read.
     """
+    import keras
     import tensorflow as tf
 
     from trainers.step import compile_train_step
     from trainers.train import build_state
 
+    keras.utils.set_random_seed(spec.seed)
     state = build_state(spec, dataset)
     source = dataset.open(Split.TRAIN)
     samples, labels = map(tf.constant, read_samples(source, np.arange(min(_SAMPLES_TRIED, len(source)))))
     images = dataset.to_model_input(samples)
-    _check_logits(state.model(images, training=False), (len(labels), len(dataset.class_names)), spec.model.name)
+    _check_outputs(state.model, images, (len(labels), len(dataset.class_names)), spec.model.name)
     step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), spec.seed)
     step(samples, labels, tf.constant(1)).numpy()
 
 
-def _check_logits(logits: Any, shape: tuple[int, int], model: str) -> None:
-    if tuple(logits.shape) != shape:
+def _check_outputs(model: keras.Model, images: tf.Tensor, shape: tuple[int, int], name: str) -> None:
+    outputs = model(images, training=False)
+    if tuple(outputs.shape) != shape:
         raise SpecError(
-            f"model {model!r} gives {tuple(logits.shape)} for {shape[0]} images of {shape[1]} classes; it must give "
+            f"model {name!r} gives {tuple(outputs.shape)} for {shape[0]} images of {shape[1]} classes; it must give "
             f"logits of the shape {shape}."
         )
-    values = np.asarray(logits, np.float64)
-    # A last layer that starts at zero gives zeros.
-    if values.any() and ((values >= 0) & (values <= 1)).all():
+    if _gives_probabilities(model, images):
         raise SpecError(
-            f"model {model!r} gives probabilities: all of its outputs are in [0, 1]. Leave out its last activation: "
+            f"model {name!r} gives probabilities: all of its outputs are in [0, 1]. Leave out its last activation: "
             "the loss takes logits."
         )
+
+
+def _gives_probabilities(model: keras.Model, images: tf.Tensor) -> bool:
+    """Whether all outputs are in [0, 1], and not by chance, as the few logits of one or two classes may be."""
+
+    def are_within_0_and_1() -> bool:
+        values = np.asarray(model(images, training=False), np.float64)
+        # A last layer that starts at zero gives zeros.
+        return bool(values.any() and ((values >= 0) & (values <= 1)).all())
+
+    def negate_last_layer() -> None:
+        for variable in model.trainable_variables[-2:]:
+            variable.assign(-variable)
+
+    if not are_within_0_and_1():
+        return False
+    negate_last_layer()
+    stays = are_within_0_and_1()
+    negate_last_layer()
+    return stays
 
 
 @dataclass(frozen=True)
