@@ -17,10 +17,12 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from cluster.attempt import AttemptRequest, rank_environment
-from cluster.launchers import RankLayout, launcher
+from cluster.attempt import rank_environment
+from cluster.launchers import launcher
 from cluster.sandbox import MissingPackagesError, Sandbox, SandboxShape
+from storage.protocol.attempts import AttemptRequest, RankLayout
 from storage.protocol.trial_dir import TrialDir
+from storage.protocol.variables import REQUIRED_BACKEND
 from tests.bench.table import Row
 from tests.cluster.slurm_study import REPOSITORY, START_S, SlurmStudy
 from tests.waiting import wait_until
@@ -79,12 +81,12 @@ def _run_jobs(study: SlurmStudy, folder: Path) -> Timing:
     trials = [TrialDir(folder / f"{number:04d}") for number in range(_TRIALS)]
     started = time.time()
     for number, trial in enumerate(trials):
-        trial.write_spec(study.trial(number).read_spec())
+        trial.create(study.trial(number).read_spec())
         attempt = trial.new_attempt()
         layout = RankLayout(_NODES, 1, 1, gpus_per_node=1)
         program = (sys.executable, "-m", "trainers", str(trial.path), "--attempt=1", "--threads=1")
         command = shlex.join(launcher("srun").argv(layout, program))
-        request = AttemptRequest(trial.path, 1, layout, "srun", environment={"SWITCHYARD_SLOWEST_DATA_PLANE": "mpi"})
+        request = AttemptRequest(trial.path, number, 1, layout, "srun", environment={REQUIRED_BACKEND: "mpi"})
         subprocess.run(
             (*_SBATCH, f"--wrap={command}"),
             env=study.sandbox.environ | rank_environment(request, os.environ),

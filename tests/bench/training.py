@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster.attempt import AttemptRequest, rank_environment
-from cluster.launchers import RankLayout, launcher
+from cluster.attempt import rank_environment
+from cluster.launchers import launcher
+from storage.protocol.attempts import AttemptRequest, RankLayout
 from tests.bench.table import Row
 
 _CASES = [("small_resnet", 4), ("small_resnet", 32), ("efficientnet_b0", 2)]
@@ -34,7 +35,7 @@ def _measure(model: str, micro_batch: int) -> list[Row]:
 def _run_ranks(ranks: int, *arguments: object) -> dict[str, float]:
     layout = RankLayout(nodes=1, ranks_per_node=ranks, cpus_per_rank=1)
     program = (sys.executable, "-m", "tests.bench.training_ranks", *map(str, arguments))
-    request = AttemptRequest(Path(), 1, layout, "mpirun")
+    request = AttemptRequest(Path(), 0, 1, layout, "mpirun")
     run = subprocess.run(
         launcher("mpirun").argv(layout, program),
         env={**rank_environment(request, os.environ), "TF_CPP_MIN_LOG_LEVEL": "2"},

@@ -21,8 +21,9 @@ import tensorflow as tf
 
 from storage.protocol.records import ComponentSpec, EpochMetrics, TrialSpec
 from storage.protocol.trial_dir import TrialDir
-from trainers.checkpoint import Progress
+from trainers.checkpoint import CheckpointOwner, Progress
 from trainers.communicator import Communicator, configure_threads
+from trainers.demand import Demand
 from trainers.loader import read_batches, training_order
 from trainers.train import Training, build_training, train, train_epoch
 
@@ -83,7 +84,7 @@ def pipeline_to_bare_step(training: Training) -> float:
         loss.numpy()
 
     def with_pipeline() -> None:
-        train_epoch(training, Progress(), plan, is_interrupted=lambda: False)
+        train_epoch(training, Progress(), plan, agree=lambda: Demand.NONE)
 
     return _ratio(bare, with_pipeline)
 
@@ -104,7 +105,8 @@ def switch_costs(training: Training) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         attempt = TrialDir(Path(scratch)).new_attempt()
         timed = dataclasses.replace(training, train_step=timed_step)
-        train(timed, attempt, is_interrupted=lambda: False, report=epochs.append)
+        owner = CheckpointOwner(study_uuid="", spec_sha256="")
+        train(timed, attempt, owner, is_interrupted=lambda: False, report=epochs.append)
     if not training.communicator.is_first:
         return {}
     per_epoch = len(training.train) // training.spec.world_size // training.spec.loader_batch_size
