@@ -27,7 +27,7 @@ class BatchTooLargeError(MemoryError):
 
 
 class CheckpointError(ValueError):
-    """A checkpoint does not belong to this trial."""
+    """A checkpoint belongs to another trial, or is not a checkpoint."""
 
 
 class AgreedError(RuntimeError):

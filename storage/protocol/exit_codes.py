@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     """A newer attempt of the trial exists."""
     DISK_FULL = 5
     BAD_CHECKPOINT = 6
-    """The checkpoint is damaged or belongs to another trial."""
+    """The newest checkpoint that is whole belongs to another trial, or is not a checkpoint."""
     OUT_OF_MEMORY = 7
     """A batch that the specification may ask for does not fit into a rank's memory."""
     PEERS_LOST = 14

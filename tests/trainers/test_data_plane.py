@@ -53,5 +53,5 @@ def test_a_gpu_is_known_by_its_number_on_the_node(visible: str | None, index: st
 
 
 def test_an_unknown_plane_is_answered_with_those_there_are() -> None:
-    with pytest.raises(DataPlaneError, match="'infiniband'; it must be one of nccl, mpi, gloo"):
+    with pytest.raises(DataPlaneError, match="REQUIRED_BACKEND='infiniband'; it must be one of nccl, mpi, gloo"):
         require_data_plane(ON_GPUS, "infiniband")
