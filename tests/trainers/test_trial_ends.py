@@ -1,4 +1,4 @@
-"""Trials of two ranks that end before their last epoch: refused, pruned, diverged, superseded, short of memory."""
+"""Trials of two ranks that end before their last epoch: refused, pruned, diverged or short of memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.protocol.attempts import AttemptEnd, AttemptRequest
 from storage.protocol.codec import to_json
 from storage.protocol.exit_codes import ExitCode
 from storage.protocol.records import ComponentSpec, Outcome, spec_sha256
@@ -21,13 +20,9 @@ from storage.protocol.trial_dir import AttemptDir, FailureNote, TrialDir
 from storage.protocol.variables import REQUIRED_BACKEND
 from tests.trainers.tiny_trial import (
     DEADLINE_S,
-    READS_PER_EPOCH,
     TRAIN,
-    Run,
     attempt_of,
-    held_ranks,
     open_attempt,
-    release_ranks,
     run_program,
     start_ranks,
     switch_at,
@@ -258,58 +253,6 @@ def test_a_rank_that_fails_alone_ends_the_others_which_wait_for_it(ends):
     assert "3.png" in line
     note = ends.attempt("broken image").read_rank_failure()
     assert note == FailureNote(ExitCode.UNUSABLE_ALLOCATION, line.removeprefix("error: "))
-
-
-# An attempt whose ranks live on, without runner and supervisor, while the next one trains.
-
-
-class Overtaken(NamedTuple):
-    older: AttemptDir
-    exit_code: int
-    errors: str
-    newer: AttemptEnd
-    checkpoints_before: dict[Path, bytes]
-    """When the newer attempt had ended, and before the older one's ranks went on."""
-
-
-@pytest.fixture(scope="module")
-def overtaken(tmp_path_factory) -> Overtaken:
-    """Held in epoch 1 until a newer attempt had trained to the end."""
-    request = open_attempt(tmp_path_factory.mktemp("trial"), SPEC, hold_at_read=READS_PER_EPOCH + 4)
-    ranks = start_ranks(request)
-    try:
-        held_ranks(request)
-        newer = Run(open_attempt(request.trial_dir, SPEC)).end()
-        before = contents_of_checkpoints(request)
-        release_ranks(request)
-        _, errors = ranks.communicate(timeout=DEADLINE_S)
-    finally:
-        ranks.kill()
-    return Overtaken(attempt_of(request), ranks.returncode, errors, newer, before)
-
-
-def contents_of_checkpoints(request: AttemptRequest) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in TrialDir(request.trial_dir).checkpoints()}
-
-
-def test_a_newer_attempt_goes_on_though_the_older_ones_ranks_live(overtaken):
-    assert overtaken.newer.result.outcome is Outcome.COMPLETED
-    assert [metrics.epoch for metrics in overtaken.newer.epochs] == [1, 2, 3]
-
-
-def test_ranks_of_an_older_attempt_end_within_the_epoch_in_which_they_find_a_newer_one(overtaken):
-    assert overtaken.exit_code == ExitCode.SUPERSEDED
-    lines = [line for line in overtaken.errors.splitlines() if line.startswith("error: ")]
-    assert lines == [f"error: {overtaken.older.path} is superseded by a newer attempt; its ranks end here."]
-    assert [metrics.epoch for metrics in overtaken.older.read_metrics()] == [0]
-    assert overtaken.older.read_result() is None
-
-
-def test_ranks_of_an_older_attempt_replace_no_checkpoint(overtaken):
-    after = {path: path.read_bytes() for path in overtaken.older.trial.checkpoints()}
-
-    assert [path.parent.name for path in after] == ["attempt-02", "attempt-01"]
-    assert after == overtaken.checkpoints_before
 
 
 # What only one allocation lacks.
