@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,14 +194,15 @@ def _watch(
 ) -> str:
     """Relay epochs and pass on what is asked, until the ranks have ended or must. Gives why they were told to end."""
     watch, reader = AttemptWatch(request, time.monotonic()), MetricsReader(attempt)
-    stop_written, has_met, why = False, False, ""
+    stop_written, has_met, heartbeat, why = False, False, None, ""
     while not _has_exited(supervisor, _POLL_S):
-        for metrics in reader.read_new():
-            relay(metrics)
-        has_met = has_met or attempt.read_communicator() is not None
-        verdict, reason = watch.verdict(
-            time.monotonic(), stop.requested, has_met, attempt.read_heartbeat() if has_met else None
-        )
+        # A file system that is away for a moment is no reason to end the ranks; for long, they show no sign of life.
+        with _passing_over_transient_errors():
+            for metrics in reader.read_new():
+                relay(metrics)
+            has_met = has_met or attempt.read_communicator() is not None
+            heartbeat = attempt.read_heartbeat() if has_met else None
+        verdict, reason = watch.verdict(time.monotonic(), stop.requested, has_met, heartbeat)
         if verdict is Outcome.PAUSED:
             # Closing the pipe has the supervisor do as if this runner were gone: checkpoint, grace time, end.
             why = reason
@@ -212,9 +213,20 @@ def _watch(
     if why:
         _close(supervisor)
         _has_exited(supervisor, request.grace_s + _SUPERVISOR_ENDS_WITHIN_S)
-    for metrics in reader.read_new():
-        relay(metrics)
+    with _passing_over_transient_errors():
+        for metrics in reader.read_new():
+            relay(metrics)
     return why
+
+
+@contextmanager
+def _passing_over_transient_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_transient(error):
+            raise
+        log.warning("a file could not be read, for now: %s", error)
 
 
 def _end_supervisor(supervisor: subprocess.Popen, grace_s: float) -> bool:

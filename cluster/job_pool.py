@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from cluster import reconcile
-from cluster.batch_system import BatchSystem, BatchSystemError, SubmissionRefusedError
+from cluster.batch_system import BatchSystem, BatchSystemError, JobState, SubmissionRefusedError
 from cluster.pool import AttemptFinished, EpochFinished, Event, PoolError
 from cluster.reconcile import Cancel, GiveUp, Job, Jobs, Limits, Notice, NoticeWaiting, QueueAnswer, Release, Submit
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
@@ -137,6 +137,8 @@ class JobPool:
         self._look_s, self._sweep_s = float("-inf"), 0.0
         self._is_silent = False
         self._left_behind: list[str] = []
+        self._unconfirmed: set[str] = set()
+        """Ids of jobs that were given up, and may still be there."""
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="job keeper", daemon=True)
         self.link.connect(self._on_epoch, self._on_end)
@@ -267,6 +269,7 @@ class JobPool:
             self._is_silent = True
             return None
         self._is_silent = False
+        self._unconfirmed &= {job.job_id for job in answer.jobs if job.state is not JobState.ENDED}
         return answer
 
     def _do(self, action: reconcile.Action) -> None:
@@ -275,7 +278,9 @@ class JobPool:
                 self._submit(name)
             case Cancel(job_ids):
                 self._cancel(job_ids)
-            case Release(name, why):
+            case Release(name, why, unconfirmed_id):
+                if unconfirmed_id is not None:
+                    self._unconfirmed.add(unconfirmed_id)
                 self._release(name, why)
             case Notice(text):
                 self._say(text)
@@ -373,6 +378,7 @@ class JobPool:
         with self._lock:
             alive: list[Job] = list(self.jobs.jobs)
         ids = [job.job_id for job in alive if job.job_id is not None]
+        ids += sorted(self._unconfirmed.difference(ids))
         if ids and not any(self._cancel(ids) for _ in range(_CANCEL_TRIES)):
             self._left_behind = [f"job {job_id}" for job_id in ids]
 

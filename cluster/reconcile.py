@@ -130,6 +130,8 @@ class Release:
 
     name: str
     why: str
+    unconfirmed_id: str | None = None
+    """Of a job whose end nobody has confirmed."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,7 @@ def _end(
                 "its trial goes on without it"
             )
         )
-        actions.append(Release(job.name, job.why))
+        actions.append(Release(job.name, job.why, job.job_id))
         return jobs.without(job.name)
     if job.job_id is not None and now_s >= job.cancel_s:
         actions.append(Cancel((job.job_id,)))

@@ -131,7 +131,8 @@ def train(
         checkpoint.save(attempt, owner, training.state, progress, communicator)
 
     def ends(outcome: Outcome, reason: str = "") -> TrialResult:
-        return TrialResult(outcome, progress.epoch, reason, tuple(progress.history), progress.loader_batches)
+        epochs, batches = tuple(progress.history), progress.loader_batches
+        return TrialResult(outcome, progress.epoch, reason, epochs, batches, owner.spec_sha256)
 
     while progress.epoch < spec.epochs:
         started = time.perf_counter()

@@ -156,6 +156,7 @@ class SimulatedDriver:
         self._loop: StudyLoop | None = None
         self._events = SimulatedEvents()
         self._is_in_tick = False
+        self.left_behind: list[str] = []
 
     # What a person and the machine do to it.
 
@@ -315,6 +316,7 @@ class SimulatedDriver:
     def _end(self) -> None:
         if self._pool is not None:
             self._pool.give_back_all()
+            self.left_behind = list(self._pool.left_behind())
             self._pool = None
         self.link.close()
         if self._lease is not None:

@@ -6,6 +6,6 @@ import pickle
 import sys
 from pathlib import Path
 
-from cluster.attempt import run_attempt
+from cluster.attempt import StopSignal, run_attempt
 
-run_attempt(pickle.loads(Path(sys.argv[1]).read_bytes()), relay=lambda metrics: None, requested_end=lambda: None)
+run_attempt(pickle.loads(Path(sys.argv[1]).read_bytes()), relay=lambda metrics: None, stop=StopSignal())

@@ -248,5 +248,3 @@ def test_the_password_of_a_database_is_not_in_the_row(store, clock):
 
     assert os.environ.get(STORAGE_PASSWORD, "no password") not in str(vars(store.read()))
     assert set(vars(store.read())) == {"holder", "beat", "machine", "process", "process_started", "host"}
-
-
