@@ -17,9 +17,8 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from storage.database.endpoint import StorageError, open_existing_study, parse_public_url  # noqa: E402
-from storage.database.schema import TrialRecord  # noqa: E402
 from study.display import format_parameters  # noqa: E402
-from study.report import best_trial  # noqa: E402
+from study.report import best_trial, record_of  # noqa: E402
 
 _EXIT_BAD_INPUT = 2
 
@@ -71,7 +70,7 @@ def seconds_per_epoch(trials: Sequence[FrozenTrial]) -> dict[int, float]:
     """Mean over the trials of the duration of an epoch, by global batch size."""
     phases: dict[int, list[float]] = {}
     for trial in trials:
-        record = TrialRecord.read(trial.user_attrs)
+        record = record_of(trial)
         for size, seconds in (record.epoch_s_by_batch_size if record else {}).items():
             phases.setdefault(int(size), []).append(seconds)
     return {size: fmean(values) for size, values in sorted(phases.items())}
@@ -86,7 +85,7 @@ def draw(arms: dict[str, list[FrozenTrial]], path: Path) -> None:
 
     figure, (times, scores) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for i, (name, trials) in enumerate(arms.items()):
-        records = [record for trial in trials if (record := TrialRecord.read(trial.user_attrs)) is not None]
+        records = [record for trial in trials if (record := record_of(trial)) is not None]
         durations = [record.curves["wall_s"] for record in records if record.curves]
         length = min(map(len, durations), default=0)
         times.plot(
@@ -96,7 +95,7 @@ def draw(arms: dict[str, list[FrozenTrial]], path: Path) -> None:
             scores.plot(
                 *zip(*sorted(best.intermediate_values.items()), strict=True), color=f"C{i}", label=f"{name}, micro"
             )
-            macro = TrialRecord.read(best.user_attrs)
+            macro = record_of(best)
             scores.plot(
                 macro.curves["f1_macro"] if macro else [], color=f"C{i}", linestyle="--", label=f"{name}, macro"
             )
@@ -121,7 +120,7 @@ def _describe(trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
         str(best.number),
         _score(best),
         format_parameters(best.params).replace(" ", "\n"),
-        f"{fmean(r.wall_s for t in trials if (r := TrialRecord.read(t.user_attrs)) is not None):.1f} s",
+        f"{fmean(r.wall_s for t in trials if (r := record_of(t)) is not None):.1f} s",
         "\n".join(f"{seconds:.2f} at batch {size}" for size, seconds in phases),
     )
 
@@ -129,7 +128,7 @@ def _describe(trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
 def _score(trial: FrozenTrial | None) -> str:
     if trial is None:
         return "-"
-    record = TrialRecord.read(trial.user_attrs)
+    record = record_of(trial)
     if record is None or not record.is_completed:
         return trial.state.name.lower() if record is None else record.outcome
     return f"{record.f1_micro:.4f} ({record.f1_macro:.4f})"

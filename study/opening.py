@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -117,25 +118,19 @@ def bind_folder(
     return in_folder
 
 
-def retry_failed(storage: BaseStorage, study: optuna.Study) -> list[int]:
+def retry_failed(storage: RDBStorage, study: optuna.Study) -> list[int]:
     """Open the failed trials again, with their numbers and parameters; gives their numbers.
 
-    Optuna has no call for that: a trial that is told stays told.
+    Optuna has no call for that, a trial that is told stays told, so its table is changed. Objects that have read the
+    study before do not notice.
     """
-    from optuna.storages import RDBStorage
-    from optuna.storages._rdb import models
-
     failed = [trial for trial in study.get_trials(deepcopy=False) if trial.state is TrialState.FAIL]
-    backend = getattr(storage, "_backend", storage)
-    if not isinstance(backend, RDBStorage):
-        raise TypeError(f"{type(backend).__name__} keeps no trials")
-    with backend.scoped_session() as session, session.begin():
-        for trial in failed:
-            session.query(models.TrialModel).filter_by(trial_id=trial._trial_id).update(
-                {"state": TrialState.RUNNING, "datetime_complete": None}
-            )
     for trial in failed:
         attempts = len(trial.user_attrs.get(schema.ATTEMPTS, []))
+        trials = models.TrialModel.__table__
+        reopen = trials.update().where(trials.c.trial_id == trial._trial_id)
+        with storage.engine.begin() as connection:
+            connection.execute(reopen.values(state=TrialState.RUNNING, datetime_complete=None))
         storage.set_trial_user_attr(trial._trial_id, schema.FORGIVEN_ATTEMPTS, attempts)
     return [trial.number for trial in failed]
 

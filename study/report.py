@@ -22,7 +22,7 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
     table.add_column(overflow="fold")
     best = best_trial(trials)
     table.add_row("trials", _count_outcomes(trials))
-    if best is not None and (record := TrialRecord.read(best.user_attrs)) is not None:
+    if best is not None and (record := record_of(best)) is not None:
         table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
         table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
         table.add_row("time", f"{record.wall_s:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
@@ -35,8 +35,7 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
             "data plane", f"{record.data_plane}, {record.communicator['world_size']} ranks on {', '.join(record.hosts)}"
         )
     for trial in trials:
-        failed = TrialRecord.read(trial.user_attrs) if trial.state is TrialState.FAIL else None
-        if failed is not None:
+        if trial.state is TrialState.FAIL and (failed := record_of(trial)) is not None:
             table.add_row(f"trial {trial.number}", f"{failed.outcome}: {escape(failed.reason)}")
     if any(trial.state is TrialState.FAIL for trial in trials):
         table.add_row("failed trials", "run again by the same command with --retry-failed")
@@ -51,27 +50,30 @@ def _python() -> str:
     return str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
 
 
+def record_of(trial: FrozenTrial) -> TrialRecord | None:
+    """What is stored of a trial that is over; None of one that is not, or that runs again."""
+    return TrialRecord.read(trial.user_attrs) if trial.state.is_finished() else None
+
+
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The complete trial of the highest value that did not diverge; None if there is none."""
     candidates = [
         trial
         for trial in trials
-        if trial.state is TrialState.COMPLETE
-        and (record := TrialRecord.read(trial.user_attrs)) is not None
-        and record.is_completed
+        if trial.state is TrialState.COMPLETE and (record := record_of(trial)) is not None and record.is_completed
     ]
     return max(candidates, key=lambda trial: trial.values[0], default=None)
 
 
 def _count_outcomes(trials: Sequence[FrozenTrial]) -> str:
     # Without an outcome it is still "running" to the database, but no longer to this driver.
-    records = [TrialRecord.read(trial.user_attrs) for trial in trials]
+    records = [record_of(trial) for trial in trials]
     outcomes = ["unfinished" if record is None else record.outcome for record in records]
     return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
 
 
 def _records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-    return [record for trial in trials if (record := TrialRecord.read(trial.user_attrs)) is not None]
+    return [record for trial in trials if (record := record_of(trial)) is not None]
 
 
 def _mean_wall_s(trials: Sequence[FrozenTrial]) -> float:

@@ -16,6 +16,7 @@ import logging  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
@@ -105,6 +106,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     optuna.logging.enable_propagation()
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
+    sampler_for = partial(build_sampler, settings.sampler, settings.seed)
     stop = StopRequest()
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), stop.pause)
@@ -113,10 +115,11 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
         stack.callback(_release, lease)
         stack.enter_context(keep_renewing(lease))
         with as_storage_errors(url):
-            study = open_study(storage, plan, lambda finished: build_sampler(settings.sampler, settings.seed, finished))
+            study = open_study(storage, plan, sampler_for)
             study_uuid = bind_folder(study, plan.folder, folder_of(url), arguments.adopt, say)
             if arguments.retry_failed and (again := retry_failed(storage, study)):
                 say(f"trying again: trial {', '.join(map(str, again))}")
+                study = open_study(storage, plan, sampler_for)
         _log_to(plan.folder / "driver.log")
         epochs = plan.config.training.epochs
         view = LiveDisplay(console, plan.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)

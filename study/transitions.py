@@ -52,9 +52,10 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
         objective: Field of EpochMetrics that is the trial's value, taken from the last epoch.
         crash_retries: Attempts granted after crashes.
     """
+    ends = [_unless_its_epochs_are_lost(ends[: index + 1]) for index in range(len(ends))]
     end = ends[-1]
     if end.result is not None:
-        return _after_result(end.result, ends, objective, crash_retries)
+        return _after_result(end.result, ends, objective)
     match end.failure:
         case Failure.BAD_SPEC:
             return Tell(TrialState.FAIL, None, end.name, end.reason)
@@ -82,7 +83,7 @@ def _after_crash(end: AttemptEnd, ends: Sequence[AttemptEnd], crash_retries: int
     return TryAgain(_words(end))
 
 
-def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: str, crash_retries: int) -> Transition:
+def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: str) -> Transition:
     match result.outcome:
         case Outcome.PAUSED:
             count = _fruitless(ends)
@@ -95,12 +96,19 @@ def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: st
         case Outcome.PRUNED:
             return Tell(TrialState.PRUNED, None, result.outcome, result.reason)
         case Outcome.COMPLETED:
-            epochs = merge_epochs(ends)
-            if len(epochs) != result.epochs_done:
-                reason = f"its result says {result.epochs_done} epochs, and {len(epochs)} are in its files"
-                lost = AttemptEnd(None, Failure.CRASHED, reason, wall_s=ends[-1].wall_s)
-                return _after_crash(lost, [*ends[:-1], lost], crash_retries)
-            return Tell(TrialState.COMPLETE, getattr(epochs[-1], objective), result.outcome)
+            return Tell(TrialState.COMPLETE, getattr(merge_epochs(ends)[-1], objective), result.outcome)
+
+
+def _unless_its_epochs_are_lost(ends: Sequence[AttemptEnd]) -> AttemptEnd:
+    """The last one; a result whose epochs are nowhere has no value, and is a crash."""
+    end = ends[-1]
+    if end.result is None or end.result.outcome is not Outcome.COMPLETED:
+        return end
+    found = len(merge_epochs(ends))
+    if found == end.result.epochs_done and found > 0:
+        return end
+    reason = f"its result says {end.result.epochs_done} epochs, and {found} are in its files"
+    return AttemptEnd(None, Failure.CRASHED, reason, end.exit_code, end.wall_s, end.epochs, end.communicator)
 
 
 def _words(end: AttemptEnd) -> str:

@@ -1,66 +1,35 @@
-"""What a study's database holds, and who can read it."""
+"""What is asked of, told to and stored in a study's database, and who can read it."""
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
 
 import optuna
+import psycopg
 import pytest
+import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from cluster.attempt import AttemptEnd, EndKind
-from storage.database.endpoint import may_pass, open_storage, parse_public_url
-from storage.protocol.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
-from study import ledger as ledger_module
-from study.ledger import (
-    IDENTITY_KEY,
-    STUDY_DIR_KEY,
-    DatabaseLostError,
-    Ledger,
-    StudyMismatchError,
-    claim_study_dir,
-    open_study,
-    trial_attributes,
-)
-from study.transitions import Finish, Tell
+from storage.database import schema
+from storage.database.calls import StalledError
+from storage.database.endpoint import is_transient, open_storage, parse_public_url
+from storage.database.lease import LeaseLostError
+from storage.protocol.attempts import AttemptEnd, Failure
+from storage.protocol.records import EpochMetrics, Outcome, TrialResult
+from study.ledger import PATIENCE_S, DatabaseLostError, Ledger
+from study.search_space import SearchSpace
+from study.transitions import Tell
+from tests.storage.protocol.example_records import METRICS
+from tests.study.fakes import DirectCalls, FakeClock, HeldLease
 
-IDENTITY = {"study": {"objective": "f1_micro", "seed": 7}, "search_space": {"lr": {"low": 0.001}}, "world_size": 2}
-
-EPOCH = EpochMetrics(
-    epoch=0,
-    train_loss=0.7,
-    val_loss=0.8,
-    f1_micro=0.5,
-    f1_macro=0.4,
-    global_batch_size=16,
-    learning_rate=0.1,
-    updates=4,
-    samples=64,
-    samples_per_s=100.0,
-    first_batch_s=0.1,
-    wall_s=1.0,
-)
-COMMUNICATOR = CommunicatorReport(
-    world_size=3,
-    hosts=["node2", "node1", "node2"],
-    data_plane="mpi",
-    nccl_built=False,
-    mpi_built=True,
-    gloo_built=False,
-    mpi_enabled=True,
-    gloo_enabled=False,
-    gpus=["", "", ""],
-    threads_per_rank=1,
-    versions={"horovod": "0.28.1"},
-)
-COMPLETED = Tell(Finish.COMPLETE, 0.5, "completed")
+SPACE = SearchSpace.model_validate({"optimizer": {"lr": {"type": "float", "low": 0.0, "high": 1.0}}})
+EPOCH = replace(METRICS, epoch=0, train_loss=0.7, val_loss=0.8, f1_micro=0.5, f1_macro=0.4)
+COMPLETED = Tell(TrialState.COMPLETE, 0.5, "completed")
 
 
 @pytest.fixture
@@ -68,298 +37,295 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
+@dataclass
+class Books:
+    """A ledger, and what it says."""
+
+    storage: RDBStorage
+    clock: FakeClock = field(default_factory=FakeClock)
+    notices: list[str] = field(default_factory=list)
+    is_hurried: bool = False
+    lease: object = field(default_factory=HeldLease)
+    calls: object = field(default_factory=DirectCalls)
+
+    def __post_init__(self) -> None:
+        names = optuna.get_all_study_names(self.storage)
+        if "s" not in names:
+            optuna.create_study(storage=self.storage, study_name="s", direction="maximize")
+        self.study = optuna.load_study(storage=self.storage, study_name="s")
+        self.ledger = Ledger(
+            self.study,
+            self.storage,
+            SPACE,
+            "f1_micro",
+            self.calls,
+            self.lease,
+            self.clock,
+            self.notices.append,
+            lambda: self.is_hurried,
+            self.clock.pause,
+        )
+
+
 @pytest.fixture
-def storage(url: str) -> RDBStorage:
-    return open_storage(parse_public_url(url, ""))
+def books(url: str) -> Books:
+    return Books(open_storage(parse_public_url(url, "")))
 
 
-def open_as_driver(storage: RDBStorage, identity: dict = IDENTITY) -> optuna.Study:
-    return open_study(storage, "s", lambda finished: optuna.samplers.RandomSampler(seed=finished), identity)
+def ended(*epochs: EpochMetrics) -> AttemptEnd:
+    return AttemptEnd(TrialResult(Outcome.COMPLETED, len(epochs), epochs=epochs), wall_s=10.0, epochs=epochs)
 
 
-def new_ledger(storage: RDBStorage, notice: Callable[[str], None] = print) -> tuple[optuna.Study, Ledger]:
-    study = open_as_driver(storage)
-    return study, Ledger(study, storage, notice, Event())
+def test_a_new_trial_is_sampled_and_found_again_by_the_next_driver(books):
+    trial = books.ledger.next_trial(known=(), total=3)
+
+    again = Books(books.storage).ledger.next_trial(known=(), total=3)
+    assert (again.number, again.parameters) == (trial.number, trial.parameters)
+    assert set(trial.parameters) == {"lr"}
 
 
-def ended(*epochs: EpochMetrics, **changes) -> AttemptEnd:
-    end = AttemptEnd(EndKind.ENDED, 0, 10.0, TrialResult(Outcome.COMPLETED, len(epochs)), epochs, COMMUNICATOR)
-    return replace(end, **changes)
+def test_a_trial_that_is_known_is_not_given_again_and_no_more_are_made_than_asked_for(books):
+    found = [books.ledger.next_trial(known=range(n), total=2) for n in range(3)]
+
+    assert [None if trial is None else trial.number for trial in found] == [0, 1, None]
+    assert len(books.study.trials) == 2
 
 
-def test_a_study_is_created_with_what_it_searches_and_found_again(storage):
-    created = open_as_driver(storage)
+def test_a_trial_that_a_person_has_put_in_the_queue_is_taken_first_and_does_not_count_as_begun(books):
+    books.study.enqueue_trial({"lr": 0.25})
+    assert books.ledger.counts() == (0, 0)
 
-    assert created.user_attrs[IDENTITY_KEY] == IDENTITY
-    assert created.direction.name == "MAXIMIZE"
-    assert open_as_driver(storage).study_name == created.study_name
-
-
-def test_a_resumed_study_gets_a_sampler_for_the_trials_that_it_has(storage):
-    study = open_as_driver(storage)
-    for _ in range(3):
-        study.tell(study.ask(), 0.5)
-    asked_for = []
-
-    open_study(storage, "s", lambda trials: asked_for.append(trials) or optuna.samplers.RandomSampler(), IDENTITY)
-
-    assert asked_for == [3]
+    assert books.ledger.next_trial(known=(), total=1).parameters == {"lr": 0.25}
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"world_size": 4}, "world_size is 2 in the database, 4 now"),
-        ({"search_space": {"lr": {"low": 0.01}}}, "search_space.lr.low is 0.001 in the database, 0.01 now"),
-        ({"search_space": {**IDENTITY["search_space"], "m": 1}}, "search_space.m is None in the database, 1 now"),
-        ({"search_space": {}}, "search_space.lr is {'low': 0.001} in the database, None now"),
-        ({"study": {"objective": "f1_macro", "seed": 7}}, "study.objective is 'f1_micro' in the database"),
-    ],
-)
-def test_a_study_that_searches_something_else_is_refused_with_each_difference(storage, change, said):
-    open_as_driver(storage)
+def test_a_trial_whose_making_was_answered_by_an_error_is_not_made_twice(books, monkeypatch):
+    ask, asked = books.study.ask, []
 
-    with pytest.raises(StudyMismatchError) as refused:
-        open_as_driver(storage, IDENTITY | change)
+    def commit_and_fail():
+        trial = ask()
+        asked.append(trial.number)
+        if len(asked) == 1:
+            raise StorageInternalError("the connection broke")
+        return trial
 
-    assert said in str(refused.value)
+    monkeypatch.setattr(books.study, "ask", commit_and_fail)
+
+    assert books.ledger.next_trial(known=(), total=5).number == 0
+    assert (asked, len(books.study.trials)) == ([0], 1)
 
 
-def test_a_study_that_somebody_else_made_is_refused(storage):
-    optuna.create_study(storage=storage, study_name="s", direction="maximize").ask()
+def test_what_was_stored_of_a_trial_comes_back_to_the_next_driver(books):
+    crash = AttemptEnd(None, Failure.CRASHED, "Segmentation fault", 139, 7.5)
+    books.ledger.next_trial(known=(), total=1)
+    books.ledger.record_spec(0, "abc")
+    books.ledger.forgive(0, [crash])
 
-    with pytest.raises(StudyMismatchError, match="Switchyard did not make"):
-        open_as_driver(storage)
+    row = books.ledger.next_trial(known=(), total=1)
 
-
-def test_a_study_whose_driver_died_while_creating_it_is_taken_over(storage):
-    optuna.create_study(storage=storage, study_name="s", direction="maximize")
-
-    assert open_as_driver(storage).user_attrs[IDENTITY_KEY] == IDENTITY
-
-
-def test_an_empty_study_that_minimises_is_not_taken_over(storage):
-    optuna.create_study(storage=storage, study_name="s", direction="minimize")
-
-    with pytest.raises(StudyMismatchError, match="Switchyard did not make"):
-        open_as_driver(storage)
+    assert (row.spec_sha256, row.forgiven) == ("abc", 1)
+    assert row.attempts == (schema.AttemptRow("crashed", 139, 7.5, "Segmentation fault"),)
 
 
-def test_an_epoch_that_a_later_attempt_trained_again_replaces_the_earlier_one(storage):
-    study, ledger = new_ledger(storage)
-    study.ask()
+def test_an_epoch_that_a_later_attempt_trained_again_replaces_the_earlier_one(books):
+    books.study.ask()
 
-    ledger.record_epoch(0, EPOCH, "f1_micro")
-    ledger.record_epoch(0, replace(EPOCH, f1_micro=0.6), "f1_micro")
+    books.ledger.record_epoch(0, EPOCH)
+    books.ledger.record_epoch(0, replace(EPOCH, f1_micro=0.6))
 
-    assert study.trials[0].intermediate_values == {0: 0.6}
+    assert books.study.trials[0].intermediate_values == {0: 0.6}
 
 
-def test_epochs_whose_news_was_lost_are_stored_at_the_end(storage):
-    study, ledger = new_ledger(storage)
-    study.ask()
+def test_epochs_whose_news_was_lost_are_stored_at_the_end(books):
+    books.study.ask()
     epochs = [replace(EPOCH, epoch=epoch, f1_micro=epoch / 10) for epoch in range(4)]
-    ledger.record_epoch(0, epochs[0], "f1_micro")
-    ledger.record_epoch(0, replace(epochs[2], f1_micro=0.9), "f1_micro")
+    books.ledger.record_epoch(0, epochs[0])
+    books.ledger.record_epoch(0, replace(epochs[2], f1_micro=0.9))
 
-    ledger.record_epochs(0, epochs, "f1_micro")
+    books.ledger.finish(0, COMPLETED, [ended(*epochs)], nodes=1)
 
-    assert study.trials[0].intermediate_values == {0: 0.0, 1: 0.1, 2: 0.2, 3: 0.3}
+    assert books.study.trials[0].intermediate_values == {0: 0.0, 1: 0.1, 2: 0.2, 3: 0.3}
 
 
-def test_stock_optuna_reads_all_of_a_trial(storage, url):
-    study, ledger = new_ledger(storage)
-    trial = study.ask({"lr": optuna.distributions.FloatDistribution(0, 1)})
-    ledger.record_epoch(0, EPOCH, "f1_micro")
-    ledger.record_end(0, COMPLETED, [ended(EPOCH)], [EPOCH])
-    study.tell(trial, 0.5)
+def test_telling_a_trial_twice_is_telling_it_once(books):
+    books.study.ask()
+
+    for _ in range(2):
+        books.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=1)
+
+    [trial] = books.study.trials
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
+
+
+def test_stock_optuna_reads_all_of_a_trial(books, url):
+    books.ledger.next_trial(known=(), total=1)
+    books.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=4)
 
     [read] = optuna.load_study(storage=url, study_name="s").trials
 
-    assert read.state is TrialState.COMPLETE
-    assert read.value == 0.5
-    assert read.intermediate_values == {0: 0.5}
+    assert (read.state, read.value, read.intermediate_values) == (TrialState.COMPLETE, 0.5, {0: 0.5})
     assert read.user_attrs["outcome"] == "completed"
+    assert read.user_attrs["node_hours"] == round(10 * 4 / 3600, 6)
 
 
-def test_a_trial_that_a_person_has_ended_in_the_dashboard_stays_ended_and_the_driver_goes_on(storage, url):
-    study, ledger = new_ledger(storage)
-    study.ask()
+def test_a_trial_that_a_person_has_ended_in_the_dashboard_stays_ended_and_the_driver_goes_on(books, url):
+    books.study.ask()
     optuna.load_study(storage=url, study_name="s").tell(0, state=TrialState.FAIL)
 
-    ledger.record_epoch(0, EPOCH, "f1_micro")
-    ledger.record_end(0, COMPLETED, [ended(EPOCH)], [EPOCH])
+    books.ledger.record_epoch(0, EPOCH)
+    books.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=1)
 
-    [trial] = study.trials
-    assert trial.state is TrialState.FAIL
-    assert trial.intermediate_values == {}
-
-
-def test_a_reopened_trial_keeps_its_parameters(storage):
-    study, ledger = new_ledger(storage)
-    before = study.ask().suggest_float("lr", 0, 1)
-
-    assert ledger.reopen(0).suggest_float("lr", 0, 1) == before
+    [trial] = books.study.trials
+    assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {})
 
 
-def test_the_attributes_of_a_trial_cover_all_of_its_attempts():
-    first = ended(EPOCH, kind=EndKind.CRASHED, result=None, log_tail="Segmentation fault", wall_s=7.0)
-    second = ended(replace(EPOCH, epoch=1, global_batch_size=32, samples_per_s=300.0, wall_s=0.5))
-    epochs = [*first.epochs, *second.epochs, replace(second.epochs[0], epoch=2, samples_per_s=500.0, f1_macro=0.3)]
+def test_a_driver_that_has_lost_the_study_writes_nothing(books):
+    class LostLease:
+        def require(self) -> None:
+            raise LeaseLostError("taken over by process 7 on login2")
 
-    attributes = trial_attributes(COMPLETED, [first, second], epochs)
+    books.study.ask()
+    other = Books(books.storage, lease=LostLease())
 
-    assert attributes["outcome"] == "completed"
-    assert attributes["attempt_count"] == 2
-    assert attributes["wall_s"] == 17.0
-    assert attributes["f1_micro"] == 0.5
-    assert attributes["f1_macro"] == 0.3
-    assert attributes["images_per_s_by_batch_size"] == {"16": 100.0, "32": 400.0}
-    assert attributes["epoch_s_by_batch_size"] == {"16": 1.0, "32": 0.5}
-    assert attributes["epochs:global_batch_size"] == [16, 32, 32]
-    assert attributes["hosts"] == ["node1", "node2"]
-    assert attributes["data_plane"] == "mpi"
-    assert attributes["communicator"]["mpi_enabled"] is True
-    assert attributes["communicator"]["nccl_built"] is False
-    assert attributes["log_tail"] == "Segmentation fault"
+    for write in (
+        lambda: other.ledger.record_epoch(0, EPOCH),
+        lambda: other.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=1),
+        lambda: other.ledger.next_trial(known=[0], total=5),
+    ):
+        with pytest.raises(LeaseLostError):
+            write()
+    [trial] = books.study.trials
+    assert (trial.state, trial.intermediate_values) == (TrialState.RUNNING, {})
 
 
-def test_a_trial_that_never_trained_has_attributes_all_the_same():
-    crashed = AttemptEnd(EndKind.CRASHED, 1, 2.0, log_tail="ValueError: x")
-
-    attributes = trial_attributes(Tell(Finish.FAIL, None, "crashed", "ValueError: x"), [crashed], [])
-
-    assert attributes == {
-        "outcome": "crashed",
-        "reason": "ValueError: x",
-        "wall_s": 2.0,
-        "attempt_count": 1,
-        "log_tail": "ValueError: x",
-    }
+# A database that is away.
 
 
-def test_a_loss_that_is_not_finite_is_stored_as_what_json_knows():
-    attributes = trial_attributes(COMPLETED, [ended(EPOCH)], [replace(EPOCH, train_loss=math.nan, val_loss=math.inf)])
-
-    assert attributes["epochs:train_loss"] == [None]
-    assert attributes["epochs:val_loss"] == [None]
-
-
-def database_error(path: Path, statement: str, prepare: str = "") -> Exception:
+def database_error(path: Path, statement: str) -> Exception:
     """What Optuna raises when SQLite refuses a statement."""
     storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0}})
     study = optuna.create_study(storage=storage)
     with sqlite3.connect(path) as other:
-        for line in filter(None, prepare.split(";")):
-            other.execute(line)
         other.execute(statement)
         with pytest.raises(StorageInternalError) as raised:
             study.ask()
     return raised.value
 
 
-def test_another_readers_lock_may_pass(tmp_path):
-    assert may_pass(database_error(tmp_path / "a.db", "begin exclusive"))
+@pytest.fixture
+def locked(tmp_path) -> Exception:
+    return database_error(tmp_path / "locked.db", "begin exclusive")
 
 
-def test_a_database_that_has_lost_its_tables_will_not_come_back_by_waiting(tmp_path):
-    assert not may_pass(database_error(tmp_path / "a.db", "drop table trials"))
+@pytest.fixture
+def refusal(tmp_path) -> Exception:
+    return database_error(tmp_path / "refusing.db", "drop table trials")
 
 
-def test_a_bug_is_no_database_error_that_may_pass():
-    assert not may_pass(KeyError("a"))
+def failing(error: Exception, times: float = float("inf")) -> Callable[[], str]:
+    """An action that fails so many times."""
+    tries: list[None] = []
 
-
-def test_a_database_that_is_away_for_a_while_is_waited_for_and_a_person_is_told_once(storage, tmp_path):
-    notices: list[str] = []
-    study, ledger = new_ledger(storage, notices.append)
-    study.ask()
-    failures = [database_error(tmp_path / "other.db", "begin exclusive") for _ in range(2)]
-
-    def answer_at_last() -> str:
-        if failures:
-            raise failures.pop()
+    def act() -> str:
+        tries.append(None)
+        if len(tries) <= times:
+            raise error
         return "here"
 
-    assert ledger.patiently(answer_at_last) == "here"
-    assert len(notices) == 1
-    assert "database is locked" in notices[0]
+    return act
 
 
-def test_a_database_that_refuses_is_not_waited_for(storage, tmp_path):
-    _, ledger = new_ledger(storage)
-    error = database_error(tmp_path / "other.db", "drop table trials")
-    calls = []
+def test_another_readers_lock_is_transient(locked):
+    assert is_transient(locked)
 
-    def refuse() -> None:
-        calls.append("called")
-        raise error
+
+def test_a_database_that_has_lost_its_tables_will_not_come_back_by_waiting(refusal):
+    assert not is_transient(refusal)
+
+
+def test_a_bug_is_no_transient_error_of_the_database():
+    assert not is_transient(KeyError("a"))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (psycopg.errors.ReadOnlySqlTransaction("cannot execute UPDATE in a read-only transaction"), True),
+        (psycopg.errors.SerializationFailure("could not serialize access"), True),
+        (psycopg.errors.UniqueViolation("duplicate key"), False),
+    ],
+)
+def test_a_failover_is_transient_and_a_refusal_is_not(error, is_one):
+    wrapped = sqlalchemy.exc.DBAPIError.instance("update", {}, error, psycopg.Error)
+
+    assert is_transient(wrapped) is is_one
+
+
+def test_a_database_that_is_away_for_a_while_is_waited_for_and_a_person_is_told_once(books, locked):
+    assert books.ledger.with_retries(failing(locked, times=2)) == "here"
+
+    assert len(books.notices) == 1
+    assert "database is locked" in books.notices[0]
+
+
+def test_a_person_is_told_again_when_it_is_away_again(books, locked):
+    for _ in range(2):
+        books.ledger.with_retries(failing(locked, times=2))
+
+    assert len(books.notices) == 2
+
+
+def test_a_database_that_refuses_is_not_waited_for(books, refusal):
+    before_s = books.clock.now_s
 
     with pytest.raises(DatabaseLostError, match="no such table: trials"):
-        ledger.patiently(refuse)
-    assert len(calls) == 1
+        books.ledger.with_retries(failing(refusal))
+    assert books.clock.now_s == before_s
 
 
-def test_a_database_that_stays_away_is_given_up_with_what_to_do(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_module, "_PATIENCE_S", 0)
-    _, ledger = new_ledger(storage)
-    error = database_error(tmp_path / "other.db", "begin exclusive")
+def test_a_database_that_stays_away_is_given_up_after_a_quarter_of_an_hour_with_what_to_do(books, locked):
+    before_s = books.clock.now_s
 
-    def stay_away() -> None:
-        raise error
-
-    with pytest.raises(DatabaseLostError, match="run the same command to go on"):
-        ledger.patiently(stay_away)
+    with pytest.raises(DatabaseLostError, match=r"did not answer for 15 minutes.*run the same command to go on"):
+        books.ledger.with_retries(failing(locked))
+    assert PATIENCE_S <= books.clock.now_s - before_s <= PATIENCE_S + 20
 
 
-def test_a_person_who_wants_an_end_does_not_wait_for_the_database(storage, tmp_path):
-    study = open_as_driver(storage)
-    stop = Event()
-    # Told of the wait, the person presses Ctrl-C.
-    ledger = Ledger(study, storage, lambda notice: stop.set(), stop)
-    error = database_error(tmp_path / "other.db", "begin exclusive")
-
-    def stay_away() -> None:
-        raise error
+def test_a_person_who_wants_an_end_waits_for_the_database_for_seconds_only(books, locked):
+    before_s = books.clock.now_s
+    books.is_hurried = True
 
     with pytest.raises(DatabaseLostError, match=r"when the driver was asked to stop: database is locked"):
-        ledger.patiently(stay_away)
+        books.ledger.with_retries(failing(locked))
+    assert books.clock.now_s - before_s < 10
 
 
-def test_a_study_is_refused_from_another_folder_as_long_as_its_own_exists(storage, tmp_path):
-    study = open_as_driver(storage)
-    here, elsewhere = tmp_path / "runs" / "s", tmp_path / "elsewhere" / "s"
-    here.mkdir(parents=True)
+@dataclass
+class StallingCalls:
+    """A server that has been stopped: it takes the question and says nothing."""
 
-    claim_study_dir(study, here, None)
-    claim_study_dir(study, here, None)
-    with pytest.raises(StudyMismatchError, match=f"are in {here}, not in {elsewhere}.*study.runs_dir={here.parent}"):
-        claim_study_dir(study, elsewhere, None)
-    here.parent.rename(elsewhere.parent)
-    claim_study_dir(study, elsewhere, None)
+    clock: FakeClock
+    waited_s: float = 0.0
 
-    assert study.user_attrs[STUDY_DIR_KEY] == str(elsewhere)
-
-
-def test_a_folder_may_have_several_names(storage, tmp_path):
-    study = open_as_driver(storage)
-    here, mounted = tmp_path / "runs" / "s", tmp_path / "mounted"
-    here.mkdir(parents=True)
-    study.set_user_attr(STUDY_DIR_KEY, str(mounted))
-    mounted.symlink_to(here)
-
-    claim_study_dir(study, here, None)
-
-    assert study.user_attrs[STUDY_DIR_KEY] == str(here)
+    def call(self, action: Callable[[], object], is_over: Callable[[float], bool]) -> object:
+        while not is_over(self.waited_s):
+            self.clock.pause(1.0)
+            self.waited_s += 1.0
+        raise StalledError(f"it has not answered for {self.waited_s:.0f} s")
 
 
-def test_a_folder_that_is_copied_with_its_database_is_a_study_of_its_own(storage, tmp_path):
-    study = open_as_driver(storage)
-    original, copy = tmp_path / "runs" / "s", tmp_path / "copy" / "s"
-    for folder in (original, copy):
-        folder.mkdir(parents=True)
+def test_a_database_that_takes_the_question_and_does_not_answer_is_told_and_given_up_too(books):
+    clock = FakeClock()
+    stalled = Books(books.storage, clock=clock, calls=StallingCalls(clock))
 
-    claim_study_dir(study, original, original)
-    claim_study_dir(study, copy, copy)
+    with pytest.raises(DatabaseLostError, match="did not answer for 15 minutes: it has not answered for 900 s"):
+        stalled.ledger.trials()
+    assert stalled.notices == ["The database does not answer, so its news waits; the trials train on."]
 
-    assert study.user_attrs[STUDY_DIR_KEY] == "."
+
+def test_a_person_who_wants_an_end_does_not_wait_for_such_a_database_either(books):
+    clock = FakeClock()
+    stalled = Books(books.storage, clock=clock, calls=StallingCalls(clock), is_hurried=True)
+
+    with pytest.raises(DatabaseLostError, match="when the driver was asked to stop"):
+        stalled.ledger.trials()
+    assert stalled.calls.waited_s < 5

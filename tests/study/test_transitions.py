@@ -7,18 +7,17 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
-from cluster.attempt import AttemptEnd, EndKind
+from storage.protocol.attempts import AttemptEnd, Failure, merge_epochs
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult
 from study.transitions import (
     MAX_INTERRUPTIONS_WITHOUT_PROGRESS,
-    Finish,
+    MAX_PAUSES_WITHOUT_PROGRESS,
     Halt,
     Tell,
     Transition,
     TryAgain,
-    cause,
-    merge_epochs,
     next_transition,
 )
 
@@ -45,52 +44,57 @@ def epochs(*numbers: int, f1_micro: float = 0.5, f1_macro: float = 0.4) -> tuple
     )
 
 
-def ended(outcome: Outcome, *numbers: int, reason: str = "", **scores: float) -> AttemptEnd:
-    result = TrialResult(outcome, len(numbers), reason)
-    return AttemptEnd(EndKind.ENDED, 0, 1.0, result, epochs(*numbers, **scores))
+def ended(outcome: Outcome, *numbers: int, reason: str = "", done: int | None = None, **scores: float) -> AttemptEnd:
+    """By a result. As older versions wrote it, without the epochs of the attempts before it."""
+    result = TrialResult(outcome, (max(numbers) + 1 if numbers else 0) if done is None else done, reason)
+    return AttemptEnd(result, wall_s=1.0, epochs=epochs(*numbers, **scores))
 
 
-def failed(kind: EndKind, *numbers: int, exit_code: int = 1, log_tail: str = "") -> AttemptEnd:
-    return AttemptEnd(kind, exit_code, 1.0, None, epochs(*numbers), log_tail=log_tail)
+def failed(failure: Failure, *numbers: int, exit_code: int = 1, reason: str = "why") -> AttemptEnd:
+    return AttemptEnd(None, failure, reason, exit_code, 1.0, epochs(*numbers))
 
 
 def interrupted(*numbers: int) -> AttemptEnd:
-    return failed(EndKind.INTERRUPTED, *numbers, exit_code=137)
+    return failed(Failure.INTERRUPTED, *numbers, exit_code=137)
 
 
 def decide(*ends: AttemptEnd, crash_retries: int = CRASH_RETRIES) -> Transition:
     return next_transition(ends, "f1_micro", crash_retries)
 
 
-CRASHED = failed(EndKind.CRASHED)
-ABANDONED = failed(EndKind.ABANDONED, exit_code=-1)
+CRASHED = failed(Failure.CRASHED)
+ABANDONED = failed(Failure.ABANDONED, reason="its driver ended before it")
 
 
 @pytest.mark.parametrize(
     ("history", "finish", "value", "outcome"),
     [
-        pytest.param([ended(Outcome.COMPLETED, 0, 1)], Finish.COMPLETE, 0.5, "completed", id="completed"),
-        pytest.param([ended(Outcome.DIVERGED, 0)], Finish.COMPLETE, 0.0, "diverged", id="diverged"),
-        pytest.param([ended(Outcome.PRUNED, 0)], Finish.PRUNED, None, "pruned", id="pruned"),
-        pytest.param([failed(EndKind.BAD_SPEC, exit_code=2)], Finish.FAIL, None, "bad spec", id="bad spec"),
-        pytest.param([CRASHED, CRASHED], Finish.FAIL, None, "crashed", id="crashed too often"),
-        pytest.param([CRASHED, interrupted(0), CRASHED], Finish.FAIL, None, "crashed", id="crashes add up"),
-        pytest.param([interrupted()] * 3, Finish.FAIL, None, "interrupted", id="interrupted without an epoch"),
+        pytest.param([ended(Outcome.COMPLETED, 0, 1)], TrialState.COMPLETE, 0.5, "completed", id="completed"),
+        pytest.param([ended(Outcome.DIVERGED, 0)], TrialState.COMPLETE, 0.0, "diverged", id="diverged"),
+        pytest.param([ended(Outcome.PRUNED, 0)], TrialState.PRUNED, None, "pruned", id="pruned"),
+        pytest.param([failed(Failure.BAD_SPEC, exit_code=2)], TrialState.FAIL, None, "bad spec", id="bad spec"),
+        pytest.param([CRASHED, CRASHED], TrialState.FAIL, None, "crashed", id="crashed too often"),
+        pytest.param([CRASHED, interrupted(0), CRASHED], TrialState.FAIL, None, "crashed", id="crashes add up"),
+        pytest.param([interrupted()] * 3, TrialState.FAIL, None, "interrupted", id="interrupted without an epoch"),
         pytest.param(
-            [interrupted(), interrupted(), failed(EndKind.NOT_LAUNCHED), interrupted()],
-            Finish.FAIL,
+            [interrupted(), interrupted(), failed(Failure.NOT_LAUNCHED), interrupted()],
+            TrialState.FAIL,
             None,
             "interrupted",
             id="a launch that failed is no progress",
         ),
-        pytest.param([CRASHED, ended(Outcome.COMPLETED, 0)], Finish.COMPLETE, 0.5, "completed", id="crash, completed"),
+        pytest.param([failed(Failure.OUT_OF_MEMORY)] * 2, TrialState.FAIL, None, "out of memory", id="out of memory"),
+        pytest.param([ended(Outcome.PAUSED, 0)] * 6, TrialState.FAIL, None, "paused", id="paused without progress"),
+        pytest.param(
+            [CRASHED, ended(Outcome.COMPLETED, 0)], TrialState.COMPLETE, 0.5, "completed", id="crash, completed"
+        ),
     ],
 )
 def test_a_trial_is_over_when(history, finish, value, outcome):
     transition = decide(*history)
 
     assert isinstance(transition, Tell)
-    assert (transition.finish, transition.value, transition.outcome) == (finish, value, outcome)
+    assert (transition.state, transition.value, transition.outcome) == (finish, value, outcome)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +104,16 @@ def test_a_trial_is_over_when(history, finish, value, outcome):
         pytest.param([CRASHED], id="crashed once"),
         pytest.param([interrupted()], id="interrupted"),
         pytest.param([interrupted()] * 2, id="interrupted twice"),
-        pytest.param([failed(EndKind.NOT_LAUNCHED)] * 20, id="not launched"),
+        pytest.param([failed(Failure.NOT_LAUNCHED)] * 20, id="not launched"),
         pytest.param([interrupted(), interrupted(), interrupted(0)], id="interrupted after an epoch at last"),
         pytest.param([interrupted(), interrupted(), CRASHED, interrupted()], id="not interrupted in a row"),
-        pytest.param([failed(EndKind.SUPERSEDED, exit_code=4)], id="superseded"),
+        pytest.param([failed(Failure.SUPERSEDED, exit_code=4)], id="superseded"),
         pytest.param([ABANDONED] * 20, id="abandoned by many drivers"),
-        pytest.param([ended(Outcome.PAUSED)] * 20, id="paused many times"),
+        pytest.param([ended(Outcome.PAUSED)] * 4, id="paused some times without progress"),
+        pytest.param([ended(Outcome.PAUSED, *range(n)) for n in range(1, 30)], id="paused many times with progress"),
+        pytest.param([failed(Failure.UNUSABLE_ALLOCATION)] * 20, id="no allocation was usable"),
+        pytest.param([failed(Failure.OUT_OF_MEMORY)], id="out of memory once"),
+        pytest.param([ended(Outcome.COMPLETED, 0, done=3)], id="a result whose epochs are lost"),
     ],
 )
 def test_a_trial_goes_on_when(history):
@@ -116,18 +124,18 @@ def test_a_trial_that_was_abandoned_goes_on_and_says_so():
     transition = decide(ABANDONED)
 
     assert isinstance(transition, TryAgain)
-    assert transition.reason == "its driver ended before it"
+    assert transition.reason == "abandoned: its driver ended before it"
 
 
 def test_a_full_disk_is_no_fault_of_the_trial_and_stops_the_study():
-    transition = decide(CRASHED, failed(EndKind.DISK_FULL, exit_code=5), crash_retries=0)
+    transition = decide(CRASHED, failed(Failure.DISK_FULL, exit_code=5), crash_retries=0)
 
     assert isinstance(transition, Halt)
     assert "No space left" in transition.reason
 
 
 def test_a_bad_specification_is_not_tried_again_however_many_retries_there_are():
-    assert isinstance(decide(failed(EndKind.BAD_SPEC, exit_code=2), crash_retries=100), Tell)
+    assert isinstance(decide(failed(Failure.BAD_SPEC, exit_code=2), crash_retries=100), Tell)
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
@@ -140,18 +148,35 @@ def test_a_crashing_trial_gets_the_retries_that_the_config_grants(retries):
 
 def test_the_value_is_the_objective_of_the_last_epoch():
     result = TrialResult(Outcome.COMPLETED, 2)
-    end = AttemptEnd(EndKind.ENDED, 0, 1.0, result, (*epochs(0, f1_macro=0.9), *epochs(1, f1_micro=0.3, f1_macro=0.2)))
+    end = AttemptEnd(result, epochs=(*epochs(0, f1_macro=0.9), *epochs(1, f1_micro=0.3, f1_macro=0.2)))
 
     assert next_transition([end], "f1_micro", 0).value == 0.3
     assert next_transition([end], "f1_macro", 0).value == 0.2
 
 
+def test_a_result_tells_the_whole_trial_whatever_became_of_its_epochs_files():
+    result = TrialResult(Outcome.COMPLETED, 3, epochs=epochs(0, 1, 2, f1_micro=0.7))
+
+    assert decide(interrupted(0), AttemptEnd(result)).value == 0.7
+    assert [metrics.f1_micro for metrics in merge_epochs([interrupted(0), AttemptEnd(result)])] == [0.7] * 3
+
+
+def test_a_result_whose_epochs_are_lost_is_a_crash_that_says_so():
+    lost = ended(Outcome.COMPLETED, 0, done=3)
+
+    transition = decide(lost, lost)
+
+    assert isinstance(transition, Tell)
+    assert (transition.state, transition.outcome) == (TrialState.FAIL, "crashed")
+    assert "its result says 3 epochs, and 1 are in its files" in transition.reason
+
+
 def test_a_trial_whose_last_attempt_had_nothing_left_to_train_has_the_value_of_the_one_before():
-    assert decide(interrupted(0, 1), ended(Outcome.COMPLETED)).value == 0.5
+    assert decide(interrupted(0, 1), ended(Outcome.COMPLETED, done=2)).value == 0.5
 
 
 def test_an_epoch_that_two_attempts_trained_counts_as_the_later_one_says():
-    first = failed(EndKind.INTERRUPTED, 0, 1)
+    first = failed(Failure.INTERRUPTED, 0, 1)
     second = ended(Outcome.COMPLETED, 1, 2, f1_micro=0.7)
 
     merged = merge_epochs([first, second])
@@ -160,41 +185,38 @@ def test_an_epoch_that_two_attempts_trained_counts_as_the_later_one_says():
     assert [metrics.f1_micro for metrics in merged] == [0.5, 0.7, 0.7]
 
 
-def test_a_failure_says_what_the_log_said():
-    log = "INFO starting\nTraceback (most recent call last):\n  ...\nValueError: width=0; it must be 1 or more.\n"
+def test_a_failure_says_why():
+    transition = decide(failed(Failure.CRASHED, reason="ValueError: width=0 (exit code 1)"), crash_retries=0)
 
-    transition = decide(failed(EndKind.CRASHED, log_tail=log), crash_retries=0)
-
-    assert "ValueError: width=0; it must be 1 or more." in transition.reason
+    assert transition.reason == "ValueError: width=0 (exit code 1), attempt 1"
 
 
-@pytest.mark.parametrize(
-    ("log", "line"),
-    [
-        ("", ""),
-        ("\n \n", ""),
-        ("killed\n\n", "killed"),
-        ("------\nThere are not enough slots.\n------\n", "There are not enough slots."),
-        ("error: the disk is full\nmpirun: a rank has failed", "the disk is full"),
-        ("KeyError: 'a'\nValueError: b\n-----\nmpirun detected", "ValueError: b"),
-        ("tensorflow.python.framework.errors_impl.ResourceExhaustedError: OOM\nbye", None),
-        ("error: ours\nValueError: theirs", "ours"),
-    ],
-)
-def test_the_cause_is_the_line_that_a_person_should_read_first(log, line):
-    expected = "tensorflow.python.framework.errors_impl.ResourceExhaustedError: OOM" if line is None else line
+def test_a_checkpoint_of_another_trial_stops_the_study():
+    transition = decide(failed(Failure.BAD_CHECKPOINT, reason="it is of study a, this one is b"))
 
-    assert cause(log) == expected
+    assert transition == Halt("it is of study a, this one is b")
 
 
-attempts_without_a_result = st.sampled_from([EndKind.INTERRUPTED, EndKind.SUPERSEDED, EndKind.ABANDONED])
+@pytest.mark.parametrize("failure", Failure)
+def test_every_failure_leads_somewhere(failure):
+    assert isinstance(decide(failed(failure)), Tell | TryAgain | Halt)
+
+
+attempts_without_a_result = st.sampled_from([Failure.INTERRUPTED, Failure.SUPERSEDED, Failure.ABANDONED])
 
 
 @given(kinds=st.lists(attempts_without_a_result, min_size=1, max_size=50))
-def test_interruptions_never_count_as_long_as_each_attempt_finishes_a_further_epoch(kinds: Sequence[EndKind]):
+def test_interruptions_never_count_as_long_as_each_attempt_finishes_a_further_epoch(kinds: Sequence[Failure]):
     history = [failed(kind, epoch) for epoch, kind in enumerate(kinds)]
 
     assert isinstance(decide(*history, crash_retries=0), TryAgain)
+
+
+@given(epochs_each_time=st.integers(0, 5))
+def test_a_trial_that_is_paused_at_the_same_place_again_and_again_is_given_up(epochs_each_time):
+    same_place = ended(Outcome.PAUSED, *range(epochs_each_time))
+
+    assert isinstance(decide(*[same_place] * (MAX_PAUSES_WITHOUT_PROGRESS + 1)), Tell)
 
 
 @given(epochs_each_time=st.integers(0, 5), before=st.integers(1, 5))
@@ -209,10 +231,10 @@ def test_a_trial_that_is_interrupted_at_the_same_place_again_and_again_is_given_
     st.lists(st.sampled_from([interrupted(), interrupted(0), CRASHED, ABANDONED, ended(Outcome.PAUSED)]), max_size=20)
 )
 def test_whatever_came_before_a_trial_that_completes_is_complete(before):
-    transition = decide(*before, ended(Outcome.COMPLETED, 0, 1))
+    transition = decide(*before, ended(Outcome.COMPLETED, 0, 1, done=2))
 
     assert isinstance(transition, Tell)
-    assert transition.finish is Finish.COMPLETE
+    assert transition.state is TrialState.COMPLETE
 
 
 @given(retries=st.integers(0, 5), others=st.integers(0, 20))

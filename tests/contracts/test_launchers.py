@@ -1,10 +1,11 @@
-"""The commands of the sites are pinned in test_jobqueue.py; here is what they have in common."""
+"""What every launcher keeps. The commands of the sites are pinned in tests/cluster/golden."""
 
 from __future__ import annotations
 
 import pytest
 
-from cluster.launchers import LAUNCHERS, LauncherError, RankLayout, launcher
+from cluster.launchers import LAUNCHERS, LauncherError, launcher
+from storage.protocol.attempts import LayoutError, RankLayout
 
 PROGRAM = ("python", "-m", "trainers", "a trial with spaces")
 LAYOUT = RankLayout(nodes=4, ranks_per_node=3, cpus_per_rank=5, gpus_per_node=3)
@@ -44,7 +45,7 @@ def test_mpirun_on_one_node_uses_shared_memory_in_a_private_network():
 def test_srun():
     assert launcher("srun").argv(LAYOUT, ("true",)) == (
         "srun", "--nodes=4", "--ntasks=12", "--ntasks-per-node=3", "--cpus-per-task=5", "--gres=gpu:3", "--mpi=pmix",
-        "--kill-on-bad-exit=1", "true",
+        "--kill-on-bad-exit=1", "--export=ALL", "true",
     )  # fmt: skip
 
 
@@ -61,5 +62,24 @@ def test_an_unknown_launcher_is_answered_with_the_known_ones():
 
 @pytest.mark.parametrize("name", ["nodes", "ranks_per_node", "cpus_per_rank"])
 def test_a_layout_without_anything_is_refused(name):
-    with pytest.raises(LauncherError, match=f"{name}=0; a trial needs at least 1"):
+    with pytest.raises(LayoutError, match=f"{name}=0; a trial needs at least 1"):
         RankLayout(**{"nodes": 1, "ranks_per_node": 1, "cpus_per_rank": 1} | {name: 0})
+
+
+@every_launcher
+def test_it_says_why_it_could_not_start_ranks(name):
+    assert launcher(name).explain("loading\n-----\nThere are not enough slots\n-----") == "There are not enough slots"
+    assert launcher(name).explain("") == ""
+
+
+@every_launcher
+def test_it_prepares_in_a_limited_time_where_there_is_nothing_to_wait_for(name, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    launcher(name).prepare()
+
+
+def test_slurm_s_own_words_come_before_others():
+    log = "srun: error: node3: task 0: Exited with exit code 1\nsomething else"
+
+    assert launcher("srun").explain(log) == "node3: task 0: Exited with exit code 1"

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs, on a terminal and in a log."""
+"""What every view of a running study shows: on a terminal, in a log, and to the simulation."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import io
 from collections.abc import Callable
 
 import pytest
+from optuna.trial import TrialState
 from rich.console import Console
 
 from storage.protocol.records import EpochMetrics
 from study.display import LiveDisplay, PlainDisplay
 from study.loop import View
-from study.transitions import Finish, Tell
+from study.transitions import Tell
 
 EPOCH = EpochMetrics(
     epoch=1,
@@ -59,7 +60,7 @@ def test_a_completed_trial_is_shown(show):
     def happen(view: View) -> None:
         view.trial_started(7, 1, {})
         view.epoch_finished(7, EPOCH)
-        view.trial_finished(7, Tell(Finish.COMPLETE, 0.5432, "completed"))
+        view.trial_finished(7, Tell(TrialState.COMPLETE, 0.5432, "completed"))
 
     seen = show(happen)
 
@@ -86,7 +87,7 @@ def test_what_others_say_is_shown_as_it_is_brackets_and_all(show, reason):
         view.notice(reason)
         view.trial_waits(7, reason, has_checkpoint=True)
         view.trial_started(7, 2, {"choice": "[/a]"})
-        view.trial_finished(7, Tell(Finish.FAIL, None, "crashed", reason))
+        view.trial_finished(7, Tell(TrialState.FAIL, None, "crashed", reason))
 
     seen = show(happen)
 
@@ -97,6 +98,6 @@ def test_what_others_say_is_shown_as_it_is_brackets_and_all(show, reason):
 
 
 def test_an_end_that_was_found_on_disk_is_shown_without_a_beginning(show):
-    seen = show(lambda view: view.trial_finished(7, Tell(Finish.COMPLETE, 0.5, "completed")))
+    seen = show(lambda view: view.trial_finished(7, Tell(TrialState.COMPLETE, 0.5, "completed")))
 
     assert "completed" in seen
