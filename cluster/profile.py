@@ -154,7 +154,7 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
         for override in overrides:
             apply_override(tables, override)
         if "name" in tables:
-            raise SiteError(f"{path}: name={tables['name']!r} is no key; a site is called as its file is.")
+            raise SiteError(f"{path}: name={tables['name']!r} is not a key; a site is called as its file is.")
         return SiteProfile(name=path.stem, **tables)
     except OverrideError as error:
         raise SiteError(f"--site-set {error}") from error

@@ -249,7 +249,12 @@ def _observe_queue(job: Job, queue: QueueAnswer, now_s: float) -> Job:
 
 
 def _find(queue: QueueAnswer, job: Job) -> QueuedJob | None:
-    return next((queued for queued in queue.jobs if queued.name == job.name), None)
+    """By its id; by its name as long as nobody has said its id."""
+    return next((queued for queued in queue.jobs if _is(queued, job)), None)
+
+
+def _is(queued: QueuedJob, job: Job) -> bool:
+    return queued.name == job.name if job.job_id is None else queued.job_id == job.job_id
 
 
 def _look_after(
@@ -292,15 +297,15 @@ def _end(
     actions: list[Action],
 ) -> Jobs:
     """A job that is ending."""
-    assert job.ending_s is not None
+    ending_s = now_s if job.ending_s is None else job.ending_s
     is_confirmed = False
-    if queue is not None and queue.asked_s >= job.ending_s and job.answered_s is not None:
+    if queue is not None and queue.asked_s >= ending_s and job.answered_s is not None:
         found = _find(queue, job)
         is_confirmed = found is None or found.state is JobState.ENDED
     if is_confirmed and job.name not in runners:
         actions.append(Release(job.name, job.why))
         return jobs.without(job.name)
-    if now_s - job.ending_s > limits.fence_s and job.answered_s is not None:
+    if now_s - ending_s > limits.fence_s and job.answered_s is not None:
         actions.append(
             Notice(
                 f"job {_id(job)} has not confirmed its end after {limits.fence_s:.0f} s ({job.words or 'no answer'}); "
@@ -355,8 +360,11 @@ def _note_waiting(
 
 def _cancel_strays(jobs: Jobs, queue: QueueAnswer, actions: list[Action]) -> Jobs:
     """Cancel jobs that nobody wants: those of an earlier driver, and one that was given up and lives."""
-    ours = {job.name for job in jobs.jobs}
-    strays = [queued.job_id for queued in queue.jobs if queued.name not in ours and queued.state.is_alive]
+    strays = [
+        queued.job_id
+        for queued in queue.jobs
+        if queued.state.is_alive and not any(_is(queued, job) for job in jobs.jobs)
+    ]
     if not strays:
         return jobs
     actions.append(Cancel(tuple(strays)))

@@ -43,6 +43,8 @@ class StudySettings(_Table):
     """Where decoded data sets are kept; as runs_dir."""
     crash_retries: int = Field(default=1, ge=0)
     """Attempts after a crash, per trial; interruptions do not count."""
+    interruption_retries: int = Field(default=2, ge=0)
+    """Interruptions in a row without a further epoch, per trial, before the one that gives it up."""
 
 
 class TrainingSettings(_Table):
@@ -140,7 +142,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         known = ", ".join(sorted(str(p.relative_to(CONFIGS_DIR.parent.parent)) for p in CONFIGS_DIR.glob("*.toml")))
-        raise ConfigError(f"there is no config {path}; the ones that come along: {known}.") from None
+        raise ConfigError(f"there is no config {path}; bundled configs: {known}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path} cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:
@@ -152,7 +154,7 @@ def _describe(error: Any) -> str:
     where = ".".join(str(part) for i, part in enumerate(error["loc"]) if not _is_type_tag(error["loc"], i))
     match error["type"]:
         case "extra_forbidden":
-            return f"{where} is no key that is known here; valid are {', '.join(_valid_keys(error['loc'][:-1]))}."
+            return f"{where} is an unknown key; valid keys are {', '.join(_valid_keys(error['loc'][:-1]))}."
         case "missing":
             return f"{where} is missing."
         case "model_type" | "model_attributes_type" | "dict_type":

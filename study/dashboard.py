@@ -37,8 +37,8 @@ _HOST = "127.0.0.1"
 _EXIT_BAD_INPUT = 2
 
 
-class Gate:
-    """Lets those into a web application who know the token, to look and not to touch."""
+class ReadOnlyTokenMiddleware:
+    """WSGI middleware that admits requests with the token, and those that only read."""
 
     def __init__(self, application: WSGIApplication, token: str, cookie: str, first_page: str) -> None:
         self._application, self._token = application, token
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _EXIT_BAD_INPUT
     token, port = secrets.token_urlsafe(32), server.server_port
     # A browser sends cookies to all ports of a host alike, so the name tells several dashboards apart.
-    server.set_app(Gate(application, token, cookie=f"switchyard-{port}", first_page="/dashboard"))
+    server.set_app(ReadOnlyTokenMiddleware(application, token, cookie=f"switchyard-{port}", first_page="/dashboard"))
     with contextlib.suppress(KeyboardInterrupt):
         print(f"http://{_HOST}:{port}/?token={token}", flush=True)
         console.print(

@@ -372,7 +372,7 @@ class StudyLoop:
         if ends[-1].result is not None:
             # A result tells the whole trial, forgiven attempts included.
             ends = trial.ends
-        return next_transition(ends, settings.objective, settings.crash_retries)
+        return next_transition(ends, settings.objective, settings.crash_retries, settings.interruption_retries)
 
 
 def _look_again_at_abandoned(trial: ActiveTrial) -> None:

@@ -10,8 +10,6 @@ from optuna.trial import TrialState
 from storage.protocol.attempts import AttemptEnd, Failure, merge_epochs
 from storage.protocol.records import Outcome, TrialResult
 
-# An interruption is nobody's fault and costs the trial nothing, as long as the trial gets anywhere between two.
-MAX_INTERRUPTIONS_WITHOUT_PROGRESS = 3
 MAX_PAUSES_WITHOUT_PROGRESS = 5
 # A network whose weights are not finite predicts no class at all: its F1 is 0, and samplers learn from it.
 VALUE_OF_DIVERGED = 0.0
@@ -45,12 +43,16 @@ class Halt:
 Transition = Tell | TryAgain | Halt
 
 
-def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: int) -> Transition:
+def next_transition(
+    ends: Sequence[AttemptEnd], objective: str, crash_retries: int, interruption_retries: int
+) -> Transition:
     """Decide by all attempts of a trial that count, oldest first; the last one has just ended.
 
     Args:
         objective: Field of EpochMetrics that is the trial's value, taken from the last epoch.
         crash_retries: Attempts granted after crashes.
+        interruption_retries: Attempts granted after interruptions in a row. An interruption is nobody's fault and costs
+            the trial nothing, as long as the trial gets anywhere between two.
     """
     ends = [_unless_its_epochs_are_lost(ends[: index + 1]) for index in range(len(ends))]
     end = ends[-1]
@@ -68,7 +70,7 @@ def next_transition(ends: Sequence[AttemptEnd], objective: str, crash_retries: i
             return TryAgain(_words(end))
         case Failure.INTERRUPTED | Failure.SUPERSEDED:
             count = _fruitless(ends)
-            if count >= MAX_INTERRUPTIONS_WITHOUT_PROGRESS:
+            if count > interruption_retries:
                 reason = f"{count} times in a row without a further epoch, at last: {end.reason}"
                 return Tell(TrialState.FAIL, None, end.name, reason)
             return TryAgain(_words(end))

@@ -72,7 +72,7 @@ def _is_of(wanted: Any, value: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_is_of(one, value) for one in arguments)
     if origin is Literal:
-        # True == 1, but is no number in a config.
+        # True == 1, but is not a number in a config.
         return any(type(value) is type(one) and value == one for one in arguments)
     if origin is float:
         return type(value) in (int, float)

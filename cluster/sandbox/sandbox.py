@@ -222,7 +222,7 @@ class Sandbox:
 
     def _require_node(self, node: str) -> str:
         if node not in self.layout.nodes:
-            raise SandboxError(f"{node!r} is no node of this sandbox; it has {', '.join(self.layout.nodes)}.")
+            raise SandboxError(f"{node!r} is not a node of this sandbox; it has {', '.join(self.layout.nodes)}.")
         return node
 
     def _require_network(self) -> None:

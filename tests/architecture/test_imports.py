@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -49,25 +50,64 @@ def test_a_library_is_imported_only_where_it_belongs(library):
     assert not elsewhere, f"{library} is imported outside {' and '.join(WHO_MAY_IMPORT[library])}"
 
 
-def test_the_ranks_know_of_the_storage_only_the_records_and_the_trial_directory():
+PROTOCOL = "storage.protocol"
+
+
+@pytest.mark.parametrize(("folder", "path"), [("trainers", None), ("cluster", None), ("cluster", "supervisor.py")])
+def test_ranks_and_runners_know_of_the_storage_only_the_protocol(folder, path):
+    others = [
+        f"{file}:{line} {name}"
+        for file in python_files(folder)
+        for name, line in imported_names(file)
+        if is_within(name, "storage") and not is_within(name, PROTOCOL)
+    ]
+
+    assert not others
+
+
+def test_what_every_process_imports_needs_the_standard_library_only():
+    files = [path for path in python_files("storage") if path.is_relative_to("storage/protocol")]
     others = [
         f"{path}:{line} {name}"
-        for path in python_files("trainers")
+        for path in [Path("storage/__init__.py"), *files]
         for name, line in imported_names(path)
-        if is_within(name, "storage")
-        and not is_within(name, "storage.protocol.records")
-        and not is_within(name, "storage.protocol.trial_dir")
+        if name.split(".")[0] not in sys.stdlib_module_names and not is_within(name, PROTOCOL)
     ]
 
+    assert len(files) > 5
     assert not others
 
 
-@pytest.mark.parametrize("path", ["storage/__init__.py", "storage/records.py", "storage/trial_dir.py"])
-def test_what_every_process_imports_needs_the_standard_library_only(path):
+def test_slurm_is_known_in_its_own_folder_and_to_launchers_only():
+    who_may = ("cluster/slurm/", "cluster/launchers.py", "study/run.py")
     others = [
         f"{path}:{line} {name}"
-        for name, line in imported_names(Path(path))
-        if name.split(".")[0] not in sys.stdlib_module_names and not is_within(name, "storage.protocol.records")
+        for path in python_files(*PRODUCT)
+        if not path.as_posix().startswith(who_may)
+        for name, line in imported_names(path)
+        if is_within(name, "cluster.slurm")
     ]
 
     assert not others
+
+
+@pytest.mark.parametrize("word", ["squeue", "sbatch", "scancel", "SLURM_"])
+def test_words_of_slurm_stay_in_its_own_folder(word):
+    # Launchers start ranks with srun; the sandbox is a Slurm; a profile's docstrings say what its values become.
+    may = ("cluster/slurm/", "cluster/sandbox/", "cluster/launchers.py", "cluster/profile.py")
+    said = [
+        path.as_posix()
+        for path in python_files("cluster", "study")
+        if not path.as_posix().startswith(may) and word in _code_of(path)
+    ]
+
+    assert not said
+
+
+def _code_of(path: Path) -> str:
+    """A file's strings and names, without comments and docstrings."""
+    tree = ast.parse((REPOSITORY / path).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
+    return ast.unparse(tree)

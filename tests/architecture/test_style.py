@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.architecture.sources import PRODUCT, imported_names, python_files, repository_files, syntax_tree
 
 
-def test_only_the_loop_asks_for_trials_and_tells_their_ends():
+def test_only_the_ledger_asks_for_trials_and_tells_their_ends():
     def asks_or_tells(node: ast.AST) -> bool:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             return False
@@ -18,7 +18,7 @@ def test_only_the_loop_asks_for_trials_and_tells_their_ends():
 
     callers = {path.as_posix() for path, _ in _found(python_files(*PRODUCT), asks_or_tells)}
 
-    assert callers <= {"study/loop.py"}
+    assert callers <= {"study/ledger.py"}
 
 
 def test_assert_is_for_tests():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from cluster.jobqueue import StudyJobs
-
-from cluster.attempt import AttemptRequest, rank_command, rank_environment
+from cluster.attempt import rank_command, rank_environment
 from cluster.profile import SiteProfile, load_site, site_names
-from cluster.slurm import job_script
+from cluster.slurm.job import StudyJobs
+from cluster.slurm.pool import job_script
+from storage.protocol.attempts import AttemptRequest
 
 JOBS = StudyJobs("demo", Path("/shared/runs/demo"), python="/opt/env/bin/python", root=Path("/opt/switchyard"))
 
@@ -22,6 +22,7 @@ def rendered(profile: SiteProfile) -> str:
     """The job script, the command of the ranks and what the site adds to their environment."""
     request = AttemptRequest(
         Path("/shared/runs/demo/trials/0007"),
+        7,
         2,
         profile.layout(cores=8),
         profile.launcher,

@@ -64,9 +64,9 @@ ranks_per_node = {ranks_per_node}
 cpus_per_rank = 1
 max_concurrent_trials = {jobs}
 checkpoint_grace_s = 15
-ranks_meet_within_s = 60
+rendezvous_timeout_s = 60
 gpus_per_node = 1
-slowest_data_plane = "mpi"
+required_backend = "mpi"
 
 [environment]
 PYTHONPATH = "{pythonpath}"
@@ -74,7 +74,7 @@ HOLD_DIR = "{folder}"
 HOLD_AT_READ = "{hold_at_read}"
 HOROVOD_STALL_CHECK_TIME_SECONDS = "5"
 HOROVOD_STALL_SHUTDOWN_TIME_SECONDS = "10"
-SWITCHYARD_STALL_SHUTDOWN_TIME_SECONDS = "{stall_s}"
+SWITCHYARD_WATCHDOG_LIMIT_S = "{stall_s}"
 
 [slurm]
 queue = "gpu"

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cluster.jobqueue import cluster_arguments, submission_environment
 
 from cluster.profile import load_site, site_names
 from cluster.quiet_dask import QuietScheduler
-from cluster.slurm import job_script
+from cluster.slurm.job import cluster_arguments, submission_environment
+from cluster.slurm.pool import job_script
 from tests.cluster.site_golden import JOBS, golden_path, rendered
 
 SLURM_SITES = [name for name in site_names() if load_site(name).slurm is not None]
@@ -56,14 +56,47 @@ def test_job_scripts_hold_paths_of_keys_only(site: str) -> None:
     assert "password" not in script.lower()
 
 
-def test_passwords_and_the_surrounding_allocation_do_not_go_with_a_job() -> None:
+@pytest.mark.parametrize("site", SLURM_SITES)
+def test_a_prologue_that_fails_ends_the_job_before_its_runner_starts(site: str) -> None:
+    profile = load_site(site, ["slurm.prologue=['module load GCC']"])
+    lines = job_script(profile, profile.slurm, JOBS).splitlines()
+
+    begin, end = lines.index("set -e"), lines.index("set +e")
+    assert lines[0] == "#!/bin/bash -l"
+    assert lines[begin + 1 : end] == ["module load GCC"]
+    assert any(line.startswith("exec ") for line in lines[end:])
+
+
+def test_each_job_has_a_name_of_its_own_which_its_runner_bears() -> None:
+    profile = load_site("sandbox")
+    script = job_script(profile, profile.slurm, JOBS, "switchyard-demo-1a2b-7", "tls://10.0.0.1:4000")
+
+    assert "#SBATCH --job-name=switchyard-demo-1a2b-7\n" in script
+    assert "tls://10.0.0.1:4000 --name switchyard-demo-1a2b-7 " in script
+
+
+def test_only_what_a_job_needs_of_the_drivers_environment_goes_with_it() -> None:
     driver = {
         "HOME": "/h",
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "BASH_FUNC_module%%": "() { :; }",
+        "LMOD_CMD": "/lmod",
         "SLURM_CONF": "/etc/slurm.conf",
+        "HTTPS_PROXY": "http://proxy",
+    }
+    left_behind = {
         "SWITCHYARD_STORAGE": "postgresql://db/optuna",
         "SWITCHYARD_STORAGE_PASSWORD": "secret",
         "PGPASSWORD": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "WANDB_API_KEY": "secret",
+        "SSH_AUTH_SOCK": "/tmp/ssh",
         "SLURM_JOB_ID": "7",
         "SBATCH_PARTITION": "other",
+        "PYTHONPATH": "/theirs",
     }
-    assert submission_environment(driver) == {"HOME": "/h", "SLURM_CONF": "/etc/slurm.conf"}
+    passed = submission_environment({**driver, **left_behind}, more=("HTTPS_PROXY",))
+
+    assert passed == driver
+    assert "HTTPS_PROXY" not in submission_environment(driver)

@@ -62,6 +62,6 @@ def test_a_walltime_is_read_as_slurm_reads_it(walltime: str, seconds: int) -> No
 
 @pytest.mark.parametrize(("gpus", "asked", "required"), [(4, "auto", "nccl"), (0, "auto", "mpi"), (4, "gloo", "gloo")])
 def test_gloo_is_used_only_where_a_site_says_so(gpus: int, asked: str, required: str) -> None:
-    profile = SiteProfile(name="x", launcher="mpirun", ranks_per_node=4, gpus_per_node=gpus, slowest_data_plane=asked)  # type: ignore[arg-type]
+    profile = SiteProfile(name="x", launcher="mpirun", ranks_per_node=4, gpus_per_node=gpus, required_backend=asked)  # type: ignore[arg-type]
 
-    assert profile.required_data_plane == required
+    assert profile.backend == required

@@ -355,3 +355,13 @@ def test_deciding_twice_about_the_same_is_deciding_once(pool: Pool, change: Call
     arguments = (answer, frozenset(pool.runners), 2, pool.now_s + 1, LIMITS)
 
     assert reconcile(pool.jobs, *arguments) == reconcile(pool.jobs, *arguments)
+
+
+def test_a_job_that_was_taken_twice_is_kept_once(pool):
+    pool.with_runner()
+    pool.queue["twin"] = QueuedJob("999", "s-0", JobState.RUNNING, "RUNNING", 4, 3600.0)
+
+    actions = pool.pass_time(2)
+
+    assert of(Cancel, actions)[0] == Cancel(("999",))
+    assert [job.job_id for job in pool.jobs.jobs if not job.is_ending] == ["100"]

@@ -136,7 +136,7 @@ def test_a_failing_command_is_quoted(sandbox: Sandbox) -> None:
 
 
 def test_an_unknown_node_is_answered_with_the_nodes_there_are(sandbox: Sandbox) -> None:
-    with pytest.raises(SandboxError, match="'node9' is no node of this sandbox; it has node1, node2, node3, node4"):
+    with pytest.raises(SandboxError, match="'node9' is not a node of this sandbox; it has node1, node2, node3, node4"):
         sandbox.kill_node("node9")
 
 

@@ -96,7 +96,7 @@ def test_a_trial_outlives_all_that_happens_to_its_jobs(study: SlurmStudy) -> Non
     study.wait_for_held_ranks(attempt=1)
     # A controller that restarts is none of these: the trial trains on without it.
     study.sandbox.kill_controller()
-    study.wait_for_output("Slurm does not say how the jobs are: squeue: ", 60)
+    study.wait_for_output("the batch system does not say how the jobs are: squeue: ", 60)
     study.sandbox.start_controller()
     for attempt, fault in enumerate(faults, start=1):
         study.wait_for_held_ranks(attempt)
@@ -129,7 +129,7 @@ def test_ranks_of_mpirun_and_their_driver_know_their_own_from_strangers(study: S
     assert study.wait_for_end(2 * START_S) == 0, study.output
     study.require_nothing_left()
     study.require_complete()
-    assert study.attempt_ends() == ["interrupted", "ended"]
+    assert study.attempt_ends() == ["interrupted", "completed"]
     assert len(study.jobs_that_ran()) == 1
 
 
@@ -150,9 +150,9 @@ def test_what_happens_to_one_trial_is_nothing_to_the_other(study: SlurmStudy) ->
     study.require_nothing_left()
     study.require_complete()
     ends = sorted((study.attempt_ends(trial) for trial in range(2)), key=len)
-    assert ends[0] == ["ended"]
-    assert ends[1][-1] == "ended"
-    assert "ended" not in ends[1][:-1]
+    assert ends[0] == ["completed"]
+    assert ends[1][-1] == "completed"
+    assert "completed" not in ends[1][:-1]
 
 
 def test_a_trial_outlives_its_drivers(study: SlurmStudy) -> None:
@@ -174,7 +174,7 @@ def test_a_trial_outlives_its_drivers(study: SlurmStudy) -> None:
     assert study.wait_for_end(2 * START_S) == 0, study.output
     study.require_nothing_left()
     study.require_complete()
-    assert study.attempt_ends()[:2] == ["ended", "ended"]
+    assert study.attempt_ends()[:2] == ["paused", "paused"]
 
 
 def test_jobs_of_a_killed_driver_that_never_started_are_cancelled_by_the_next_one(study: SlurmStudy) -> None:
@@ -190,7 +190,7 @@ def test_jobs_of_a_killed_driver_that_never_started_are_cancelled_by_the_next_on
     (left,) = [job for job in study.job_ids() if job != blocker]
 
     study.start()
-    study.wait_for_output(f"cancelled what an earlier driver left in the queue: job {left}", 60)
+    study.wait_for_output(f"cancelled what was left in the queue: job {left}", 60)
     study.sandbox.run("scancel", blocker)
     assert study.wait_for_end(2 * START_S) == 0, study.output
     study.require_nothing_left()
@@ -208,7 +208,7 @@ def test_a_trial_goes_on_in_the_next_job_when_the_walltime_is_over(study: SlurmS
     study.require_nothing_left()
     study.require_complete()
     assert len(study.attempt_ends()) > 1
-    assert set(study.attempt_ends()) == {"ended"}
+    assert set(study.attempt_ends()) == {"paused", "completed"}
     # No attempt was started in what was left of the job before: it was too little for one.
     assert len(study.jobs_that_ran()) == len(study.attempt_ends())
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from storage.protocol.exit_codes import ExitCode
+from storage.protocol.trial_dir import TrialDir
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
-# Notes its process id in a file of the folder that it is started in, and writes another one when it is sent away.
+# Notes its process id in a file of the folder that it is started in, and writes another one when it is terminated.
 OBEDIENT = """
 import os, pathlib, signal, sys
 def save(number, frame):
@@ -43,10 +45,11 @@ RUNAWAY = "import os\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._
 def start(tmp_path):
     """Starts a supervisor over a Python program in tmp_path."""
     supervisors = []
+    attempt = TrialDir(tmp_path / "trial").new_attempt()
 
     def start(grace_s: float, *command: str) -> subprocess.Popen:
         supervisor = subprocess.Popen(
-            (sys.executable, "-m", "cluster.supervisor", str(grace_s), *command),
+            (sys.executable, "-m", "cluster.supervisor", str(grace_s), str(attempt.path), *command),
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -110,6 +113,36 @@ def test_a_command_that_a_request_to_save_ends_was_interrupted_and_did_not_crash
     supervisor.stdin.close()
 
     assert supervisor.wait(60) == 128 + signal.SIGTERM
+
+
+def test_ranks_whose_attempt_has_a_successor_are_killed_without_a_time_to_save(start, tmp_path):
+    supervisor = start(600, sys.executable, "-c", OBEDIENT)
+    obedient = process_named(tmp_path, "obedient")
+
+    TrialDir(tmp_path / "trial").new_attempt()
+
+    assert supervisor.wait(60) == ExitCode.SUPERSEDED
+    assert not obedient.is_running()
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_successor_does_not_wait_for_ranks_that_are_still_saving(start, tmp_path):
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    supervisor = start(600, "sh", "-c", f"trap '' USR1; {sys.executable} stubborn.py; exit 1")
+    stubborn = process_named(tmp_path, "stubborn")
+    supervisor.stdin.close()
+
+    TrialDir(tmp_path / "trial").new_attempt()
+
+    assert supervisor.wait(60) == ExitCode.SUPERSEDED
+    assert not stubborn.is_running()
+
+
+def test_how_the_ranks_ended_and_how_long_they_were_there_is_written_down(start, tmp_path):
+    assert start(60, "sh", "-c", "exit 7").wait(60) == 7
+
+    record = TrialDir(tmp_path / "trial").attempt(1).read_exit()
+    assert (record.exit_code, record.wall_s > 0) == (7, True)
 
 
 @pytest.mark.parametrize("ending", ["exit 0", "kill -KILL $$"])

@@ -83,11 +83,11 @@ class Workplace:
         finished = self._run(["script", "--quiet", "--return", "--command", command, "/dev/null"])
         return Finished(finished.exit_code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", finished.output))
 
-    def run(self, *arguments: str, **environment: str) -> Finished:
+    def run(self, *arguments: str, within_s: float = WITHIN_S, **environment: str) -> Finished:
         """Run a driver to its end."""
-        return self._run(self.command(*arguments), **environment)
+        return self._run(self.command(*arguments), within_s, **environment)
 
-    def _run(self, command: list[str], **environment: str) -> Finished:
+    def _run(self, command: list[str], within_s: float = WITHIN_S, **environment: str) -> Finished:
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -96,13 +96,17 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=WITHIN_S,
+            timeout=within_s,
         )
         return Finished(done.returncode, done.stdout)
 
     @contextmanager
-    def start(self, *arguments: str, **environment: str) -> Iterator[RunningDriver]:
-        """Start a driver in a session of its own, as a terminal does; it is gone at the end of the block."""
+    def start(self, *arguments: str, waits_for_ranks: bool = True, **environment: str) -> Iterator[RunningDriver]:
+        """Start a driver in a session of its own, as a terminal does; it is gone at the end of the block.
+
+        Args:
+            waits_for_ranks: Whether its ranks are gone then, too.
+        """
         output = self.folder / "output.txt"
         with output.open("w") as file:
             process = psutil.Popen(
@@ -119,7 +123,8 @@ class Workplace:
         finally:
             if driver.is_running():
                 driver.kill()
-            wait_until(lambda: not self.rank_processes(), WITHIN_S)
+            if waits_for_ranks:
+                wait_until(lambda: not self.rank_processes(), WITHIN_S)
 
     def rank_processes(self) -> list[psutil.Process]:
         """Ranks of this place's study, with their launchers and supervisors, whosoever's children they are."""
@@ -164,8 +169,8 @@ class RunningDriver:
         self.process.kill()
         self.process.wait()
 
-    def finish(self) -> Finished:
-        return Finished(self.process.wait(timeout=WITHIN_S), self.output)
+    def finish(self, within_s: float = WITHIN_S) -> Finished:
+        return Finished(self.process.wait(timeout=within_s), self.output)
 
     def _wait(self, condition):
         def holds():

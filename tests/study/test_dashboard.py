@@ -165,7 +165,7 @@ def test_ctrl_c_ends_it_without_a_word(tmp_path):
     ("url", "said"),
     [
         ("sqlite:///absent.db", "there is no database sqlite:///absent.db"),
-        ("study.db", "--storage: this is no database URL"),
+        ("study.db", "--storage: this is not a database URL"),
         ("postgresql://ada:hunter2@db/studies", "has a password in it"),
     ],
 )

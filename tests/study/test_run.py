@@ -14,8 +14,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from cluster.profile import available_cores
-from storage.protocol.records import TrialSpec, from_json
-from study.samplers import derive_seed
+from storage.protocol.codec import from_json
+from storage.protocol.records import TrialSpec
+from study.seeds import derive_seed
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
 from tests.study.listening import listen_on_loopback, listening_sockets
 from tests.waiting import wait_until

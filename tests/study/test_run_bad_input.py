@@ -35,7 +35,7 @@ def error_of(finished: Finished) -> str:
         pytest.param(["--set", "dataset.name=mnist"], ["'mnist' does not exist", "image_folder"], id="no dataset"),
         pytest.param(["--site", "frontier"], ["there is no site 'frontier'", "local"], id="no site"),
         pytest.param(["--jobs", "0"], ["max_concurrent_trials", "greater than or equal to 1", "got 0"], id="no jobs"),
-        pytest.param(["--site-set", "name=x"], ["name='x' is no key", "as its file is"], id="a named site"),
+        pytest.param(["--site-set", "name=x"], ["name='x' is not a key", "as its file is"], id="a named site"),
         pytest.param(["--site-set", "gpus=4"], ["gpus", "Valid keys: launcher", "gpus_per_node"], id="no such key"),
         pytest.param(["--site", "latin.toml"], ["latin.toml cannot be read", "utf-8"], id="a site that is not UTF-8"),
         pytest.param(["--set", "study.sampler=grid"], ["study.sampler='grid'", "random, tpe"], id="no sampler"),
@@ -64,7 +64,7 @@ def error_of(finished: Finished) -> str:
             ["postgresql+psycopg://ada@127.0.0.1:1/studies cannot be used", "Connection refused", STORAGE_PASSWORD],
             id="no database",
         ),
-        pytest.param(["--storage", "study.db"], ["--storage", "no database URL", "sqlite:///FILE"], id="no URL"),
+        pytest.param(["--storage", "study.db"], ["--storage", "not a database URL", "sqlite:///FILE"], id="no URL"),
         pytest.param(
             ["--storage", f"postgresql://ada:{SECRET}@db/studies"],
             ["--storage", "password", STORAGE_PASSWORD],

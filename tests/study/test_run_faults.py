@@ -56,7 +56,7 @@ def test_the_study_goes_on_after_trials_that_fail(study):
 def test_a_trial_that_runs_out_of_memory_is_tried_again_and_then_recorded_with_its_logs_tail(study):
     attributes = study.trials[OUT_OF_MEMORY].user_attrs
 
-    assert attributes["outcome"] == "crashed"
+    assert attributes["outcome"] == "out of memory"
     assert attributes["attempt_count"] == 2
     assert "ResourceExhaustedError" in attributes["reason"]
     assert "OOM when allocating tensor with shape[3,3,300000,300000]" in attributes["reason"]
@@ -94,7 +94,7 @@ def test_a_good_trial_after_them_trains_to_its_end(study):
 def test_the_closing_table_counts_the_outcomes_and_says_why_trials_failed(study):
     table = study.finished.output.partition("study small")[2]
 
-    assert "1 crashed, 1 bad spec, 1 diverged, 1 completed" in table
+    assert "1 out of memory, 1 bad spec, 1 diverged, 1 completed" in table
     assert f"{GOOD}: width=4 learning_rate=0.1" in table
     assert "bad spec: small_resnet: width=0" in table
 

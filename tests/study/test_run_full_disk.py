@@ -9,7 +9,7 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.protocol.trial_dir import has_room
+from storage.protocol.files import has_space
 from tests.small_disk import SmallDisk, mount_small_disk
 from tests.study.driver import WITHIN_S, Finished, new_workplace_on, slow_training
 from tests.waiting import wait_until
@@ -125,13 +125,13 @@ def test_no_rank_outlives_the_study(study):
 
 
 def test_whether_there_is_room_is_found_out_by_writing(disk):
-    assert has_room(disk.outside_path)
+    assert has_space(disk.outside_path)
     disk.fill()
     try:
-        assert not has_room(disk.outside_path)
+        assert not has_space(disk.outside_path)
     finally:
         disk.make_room()
-    assert has_room(disk.outside_path)
+    assert has_space(disk.outside_path)
 
 
 def test_with_room_again_the_same_command_goes_on_where_the_disk_was_full(study):

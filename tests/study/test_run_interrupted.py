@@ -155,8 +155,8 @@ def test_the_attempts_are_told_apart_in_the_database(study):
     ends = [attempt["end"] for attempt in study.trials[0].user_attrs["attempts"]]
 
     # Whether the ranks that had not begun to train still saved, or gave way to their successors, is up to the machine.
-    assert ends.pop(3) in ("abandoned", "ended")
-    assert ends == ["ended", "ended", "ended", "interrupted", "ended"]
+    assert ends.pop(3) in ("abandoned", "paused", "superseded")
+    assert ends == ["paused", "paused", "paused", "interrupted", "completed"]
 
 
 def test_what_comes_after_an_interrupted_trial_is_not_touched_by_it(study):

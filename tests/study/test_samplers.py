@@ -9,8 +9,9 @@ import sys
 import optuna
 import pytest
 
-from study.samplers import RandomByTrialNumber, SamplerError, build_sampler, check_sampler, derive_seed
+from study.samplers import RandomByTrialNumber, SamplerError, build_sampler, check_sampler
 from study.search_space import SearchSpace
+from study.seeds import derive_seed
 from tests.architecture.sources import REPOSITORY
 
 PAPER = {

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 from storage.protocol.attempts import AttemptEnd, Failure, merge_epochs
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult
 from study.transitions import (
-    MAX_INTERRUPTIONS_WITHOUT_PROGRESS,
     MAX_PAUSES_WITHOUT_PROGRESS,
     Halt,
     Tell,
@@ -22,6 +21,7 @@ from study.transitions import (
 )
 
 CRASH_RETRIES = 1
+INTERRUPTION_RETRIES = 2
 
 
 def epochs(*numbers: int, f1_micro: float = 0.5, f1_macro: float = 0.4) -> tuple[EpochMetrics, ...]:
@@ -59,7 +59,7 @@ def interrupted(*numbers: int) -> AttemptEnd:
 
 
 def decide(*ends: AttemptEnd, crash_retries: int = CRASH_RETRIES) -> Transition:
-    return next_transition(ends, "f1_micro", crash_retries)
+    return next_transition(ends, "f1_micro", crash_retries, INTERRUPTION_RETRIES)
 
 
 CRASHED = failed(Failure.CRASHED)
@@ -150,8 +150,8 @@ def test_the_value_is_the_objective_of_the_last_epoch():
     result = TrialResult(Outcome.COMPLETED, 2)
     end = AttemptEnd(result, epochs=(*epochs(0, f1_macro=0.9), *epochs(1, f1_micro=0.3, f1_macro=0.2)))
 
-    assert next_transition([end], "f1_micro", 0).value == 0.3
-    assert next_transition([end], "f1_macro", 0).value == 0.2
+    assert next_transition([end], "f1_micro", 0, 0).value == 0.3
+    assert next_transition([end], "f1_macro", 0, 0).value == 0.2
 
 
 def test_a_result_tells_the_whole_trial_whatever_became_of_its_epochs_files():
@@ -222,7 +222,7 @@ def test_a_trial_that_is_paused_at_the_same_place_again_and_again_is_given_up(ep
 @given(epochs_each_time=st.integers(0, 5), before=st.integers(1, 5))
 def test_a_trial_that_is_interrupted_at_the_same_place_again_and_again_is_given_up(epochs_each_time, before):
     same_place = interrupted(*range(epochs_each_time))
-    history = [same_place] * (before + MAX_INTERRUPTIONS_WITHOUT_PROGRESS)
+    history = [same_place] * (before + INTERRUPTION_RETRIES + 1)
 
     assert isinstance(decide(*history), Tell)
 

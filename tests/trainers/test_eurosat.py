@@ -69,7 +69,7 @@ def test_the_config_without_the_images_is_answered_with_where_they_are_to_be(tmp
 
     assert answer.returncode == 2
     assert answer.stderr.splitlines() == [
-        f"error: {tmp_path}/absent is no folder; path must be that of EuroSAT, see docs/datasets/eurosat.md."
+        f"error: {tmp_path}/absent is not a folder; path must be that of EuroSAT, see docs/datasets/eurosat.md."
     ]
 
 

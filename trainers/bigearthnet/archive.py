@@ -36,7 +36,7 @@ class PatchError(ValueError):
 
 
 def canonical_name(version: Version, name: str) -> str | None:
-    """The one spelling of a patch's name, or None if it is no patch's name."""
+    """The one spelling of a patch's name, or None if it is not one."""
     if version is Version.V2:
         return name if _V2_NAME.fullmatch(name) else None
     match = _V1_NAME.fullmatch(name)

@@ -46,7 +46,7 @@ REPORT_NAME = "bad_patches.csv"
 _PLAN_NAME = "plan.json"
 _LOCK_NAME = ".lock"
 # A full disk, a used up quota, and a limit on the size of files.
-_WANT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # A temporary name of one of prepare's own files: with the process that writes it, and its host as write_atomically has.
 _HALF_WRITTEN = re.compile(
@@ -73,7 +73,7 @@ Result = TypeVar("Result")
 
 
 class BadPatchesError(PrepareError):
-    """There are patches that cannot be used, and leave to skip them was not given."""
+    """There are patches that cannot be used, and --skip-bad was not given."""
 
 
 def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lambda done, total: None) -> Manifest:
@@ -104,12 +104,12 @@ def prepare(preparation: Preparation, on_shard: Callable[[int, int], None] = lam
         raise PrepareError(f"another prepare is writing to {out}; wait for it, or choose another --out.") from error
     except OSError as error:
         remedy = "--out must be a folder that you may write to."
-        if error.errno in _WANT_OF_ROOM:
+        if error.errno in _NO_SPACE_ERRNOS:
             remedy = "Make room and give the same command again; finished shards are kept."
         raise PrepareError(f"cannot write to {out}: {error}. {remedy}") from error
     except BrokenProcessPool as error:
         raise PrepareError(
-            "a worker was killed, probably for want of memory. Give the same command again, with fewer --workers; "
+            "a worker was killed, probably because memory ran out. Give the same command again, with fewer --workers; "
             "finished shards are kept."
         ) from error
 
@@ -231,7 +231,7 @@ def _finish(plan: Plan, records: dict[str, ShardRecord], preparation: Preparatio
     bad_count = _write_report(plan, records, out)
     if bad_count and not preparation.skip_bad:
         raise BadPatchesError(
-            f"{bad_count} patches cannot be used; {out / REPORT_NAME} has the reason for each. Mend them, or give the "
+            f"{bad_count} patches cannot be used; {out / REPORT_NAME} has the reason for each. Fix them, or give the "
             "same command with --skip-bad to leave them out."
         )
     splits = {split: _finish_split(plan, records, split, out) for split in Split}

@@ -133,7 +133,7 @@ def _read_names(path: Path) -> Iterator[bytes]:
                 # The lists of the edition with Sentinel-1 name the radar patch in a second column.
                 name = line.partition(",")[0].strip()
                 if name and canonical_name(Version.V1, name) is None:
-                    raise PrepareError(f"{path}, line {number}: {name[:80]!r} is no name of a v1 patch.")
+                    raise PrepareError(f"{path}, line {number}: {name[:80]!r} is not the name of a v1 patch.")
                 if name:
                     yield name.encode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -158,7 +158,7 @@ def _read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as file:
             if missing := set(_V2_COLUMNS) - set(file.schema_arrow.names):
-                raise PrepareError(f"{path} has no column {', '.join(sorted(missing))}; it is no metadata of v2.")
+                raise PrepareError(f"{path} has no column {', '.join(sorted(missing))}; it is not the metadata of v2.")
             yield from file.iter_batches(batch_size=8192, columns=list(_V2_COLUMNS))
     except (OSError, pa.ArrowException) as error:
         raise PrepareError(f"{path} cannot be read: {error}; --splits must be the {V2_TABLE} of v2.") from error
@@ -171,7 +171,7 @@ def _parse_batch(
     columns = [batch[name].to_pylist() for name in _V2_COLUMNS]
     for name, labels, split, has_snow, has_cloud in zip(*columns, strict=True):
         if not name or canonical_name(Version.V2, name) is None:
-            raise PrepareError(f"{path}: {name!r} is no name of a v2 patch.")
+            raise PrepareError(f"{path}: {name!r} is not the name of a v2 patch.")
         if has_snow or has_cloud:
             listed_as, encoded = (Status.SNOW if has_snow else Status.CLOUD_OR_SHADOW), 0
         elif split not in _V2_SPLITS:

@@ -43,7 +43,7 @@ def build(cache_dir: str | Path, *, path: str) -> ImageFolder:
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is no folder; path must be that of EuroSAT, see docs/datasets/eurosat.md.")
+        raise DatasetError(f"{folder} is not a folder; path must be that of EuroSAT, see docs/datasets/eurosat.md.")
     missing = [name for name in CLASSES if not (folder / name).is_dir()]
     if missing:
         raise DatasetError(

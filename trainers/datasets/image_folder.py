@@ -46,7 +46,7 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (".jpg", ".jpeg", ".png", *TIFF_SUFFIXES)
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
-# Pillow's modes that are no plain gray or colour image, and what they become: palettes are looked up, alpha is dropped.
+# Pillow's modes other than gray and colour, and what they become: palettes are looked up, alpha is dropped.
 _PLAIN_MODES = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "CMYK": "RGB"}
 
 # Counted up when what is written to the cache changes, so that no old entry is taken for a new one.

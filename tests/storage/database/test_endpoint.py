@@ -57,7 +57,7 @@ def test_a_password_in_a_url_is_refused_with_the_places_where_it_may_be_and_not_
         "study.db",
         "",
         f"postgresql//ada:{SECRET}@db.example/studies",
-        # The port is no number.
+        # The port is not a number.
         f"postgresql://db.example:{SECRET}/studies",
     ],
 )

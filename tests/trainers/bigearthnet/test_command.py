@@ -56,7 +56,7 @@ def usage_error(arguments: list[str], capsys) -> str:
     ("options", "answer"),
     [
         (("--version", "v3"), "argument --version: 'v3' is none of v1, v2"),
-        (("--workers", "x"), "argument --workers: 'x' is no whole number"),
+        (("--workers", "x"), "argument --workers: 'x' is not a whole number"),
         (("--limit", "0"), "argument --limit: 0 is not 1 or more"),
     ],
 )
