@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -16,7 +16,19 @@ from typing import Protocol, Self
 from cluster import reconcile
 from cluster.batch_system import BatchSystem, BatchSystemError, JobState, SubmissionRefusedError
 from cluster.pool import AttemptFinished, EpochFinished, Event, PoolError
-from cluster.reconcile import Cancel, GiveUp, Job, Jobs, Limits, Notice, NoticeWaiting, QueueAnswer, Release, Submit
+from cluster.reconcile import (
+    Cancel,
+    GiveUp,
+    Job,
+    Jobs,
+    Limits,
+    Notice,
+    NoticeWaiting,
+    QueueAnswer,
+    Release,
+    Submit,
+    Trouble,
+)
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
 from storage.protocol.clock import Clock
 from storage.protocol.records import EpochMetrics, Outcome
@@ -109,6 +121,8 @@ class PoolSettings:
     limits: Limits
     walltime_s: float
     queue_every_s: float
+    advice: Mapping[Trouble, str] = field(default_factory=dict)
+    """What a person can do about it, at this site."""
 
 
 @dataclass
@@ -286,8 +300,8 @@ class JobPool:
                 self._say(text)
             case NoticeWaiting(text):
                 self._say(f"{text}. {self.batch.describe_waiting()}. Still waiting.")
-            case GiveUp(reason, log_of):
-                self._give_up(reason, log_of)
+            case GiveUp(trouble, reason, log_of):
+                self._give_up(trouble, reason, log_of)
 
     def _submit(self, name: str) -> None:
         now_s = self.clock.monotonic
@@ -331,14 +345,12 @@ class JobPool:
             wall_s = self.clock.monotonic() - running.started_s
             self._on_end(running.request.key, _end_by_files(running, why, wall_s))
 
-    def _give_up(self, reason: str, log_of: str | None) -> None:
+    def _give_up(self, trouble: Trouble, reason: str, log_of: str | None) -> None:
         words = reason
         if log_of is not None:
-            words = (
-                f"{reason} at {self.link.address()}, the last one was {log_of}; its log ends with: "
-                f"{self.batch.log_tail(log_of)}. Check that compute nodes reach that address"
-            )
-        self._error = PoolError(words)
+            tail = self.batch.log_tail(log_of)
+            words = f"{reason} at {self.link.address()}, the last one was {log_of}; its log ends with: {tail}"
+        self._error = PoolError(f"{words}. {self.settings.advice.get(trouble, '')}".rstrip())
 
     def _send_stops_again(self, now_s: float) -> None:
         with self._lock:

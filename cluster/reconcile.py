@@ -8,6 +8,7 @@ then do the attempts on it count as ended, so that their successors do not start
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from typing import Any
 
 from cluster.batch_system import JobState, QueuedJob
@@ -146,10 +147,22 @@ class NoticeWaiting:
     text: str
 
 
+class Trouble(Enum):
+    """Why a pool cannot work."""
+
+    REFUSED = auto()
+    """The batch system takes no job."""
+    OTHER_SHAPE = auto()
+    """Jobs are given other nodes than were asked for."""
+    NO_RUNNER = auto()
+    """Jobs end before their runner has reached the driver."""
+
+
 @dataclass(frozen=True)
 class GiveUp:
     """The pool cannot work."""
 
+    trouble: Trouble
     reason: str
     log_of: str | None = None
     """Id of the job whose log tells more."""
@@ -195,7 +208,7 @@ def refused(
     """The batch system has not taken a job."""
     jobs, pause_s = _note_failure(jobs.without(name), now_s, limits)
     if not is_transient and not jobs.any_accepted:
-        return jobs, [GiveUp(f"the batch system refuses this study's jobs: {words}")]
+        return jobs, [GiveUp(Trouble.REFUSED, f"the batch system refuses this study's jobs: {words}")]
     return jobs, [Notice(f"the batch system refuses: {words}; trying again in {pause_s:.0f} s")]
 
 
@@ -281,7 +294,8 @@ def _look_after(
     if found is not None and found.state is JobState.RUNNING and found.nodes != limits.nodes_per_job:
         actions.append(
             GiveUp(
-                f"job {found.job_id} was given {found.nodes} nodes, but a trial is laid out for {limits.nodes_per_job}"
+                Trouble.OTHER_SHAPE,
+                f"job {found.job_id} was given {found.nodes} nodes, but a trial is laid out for {limits.nodes_per_job}",
             )
         )
     return _note_waiting(jobs, job, found, now_s, limits, actions)
@@ -327,7 +341,11 @@ def _note_job_without_runner(jobs: Jobs, job: Job, now_s: float, limits: Limits,
     allowed = limits.jobs_between_runners if jobs.any_runner else limits.jobs_before_first_runner
     if count >= allowed:
         actions.append(
-            GiveUp(f"{count} jobs in a row ended before their runner could reach the driver", log_of=_id(job))
+            GiveUp(
+                Trouble.NO_RUNNER,
+                f"{count} jobs in a row ended before their runner could reach the driver",
+                log_of=_id(job),
+            )
         )
     elif count & (count - 1) == 0:
         said = job.words if job.misses == 0 else "no longer in the queue"

@@ -13,7 +13,7 @@ from cluster.dask_link import DaskLink, scheduler_settings
 from cluster.job_pool import JobPool, PoolSettings
 from cluster.pool import PoolError
 from cluster.profile import SiteProfile, SlurmSettings
-from cluster.reconcile import Jobs, Limits
+from cluster.reconcile import Jobs, Limits, Trouble
 from cluster.slurm.batch import Slurm
 from cluster.slurm.job import StudyJobs, cluster_arguments, job_arguments, submission_environment, worker_security
 from storage.protocol.attempts import AttemptRequest
@@ -73,7 +73,14 @@ def open_pool(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> JobPo
             "in a shell that has evaluated what `python -m cluster.sandbox status` prints first."
         ) from error
     limits = Limits(nodes_per_job=site.nodes_per_trial, pending_notice_s=slurm.pending_notice_s)
-    settings = PoolSettings(limits, float(slurm.walltime_s), slurm.squeue_every_s)
+    advice = {
+        Trouble.REFUSED: f"Change [slurm] of site {site.name!r}; --dry-run shows the job script.",
+        Trouble.OTHER_SHAPE: f"Check slurm.extra_directives of site {site.name!r}, and what SBATCH_ variables and the "
+        "site's submit plugin add.",
+        Trouble.NO_RUNNER: f"Check that compute nodes reach that address (slurm.interface={slurm.interface!r}) and see "
+        f"{jobs.folder}.",
+    }
+    settings = PoolSettings(limits, float(slurm.walltime_s), slurm.squeue_every_s, advice)
     return JobPool(batch, link, Jobs(prefix), settings, SYSTEM_CLOCK, attempt_dir)
 
 

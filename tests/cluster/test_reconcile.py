@@ -19,6 +19,7 @@ from cluster.reconcile import (
     QueueAnswer,
     Release,
     Submit,
+    Trouble,
     reconcile,
     refused,
     retire,
@@ -258,7 +259,7 @@ def test_a_refusal_that_does_not_pass_ends_the_study_if_it_is_the_first_answer(p
 
     _, said = refused(pool.jobs, "s-0", "Invalid account", False, pool.now_s, LIMITS)
 
-    assert of(GiveUp, said) == [GiveUp("the batch system refuses this study's jobs: Invalid account")]
+    assert of(GiveUp, said) == [GiveUp(Trouble.REFUSED, "the batch system refuses this study's jobs: Invalid account")]
 
 
 def test_the_same_refusal_later_is_told_and_retried(pool):

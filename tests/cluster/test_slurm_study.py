@@ -92,8 +92,11 @@ def test_a_dry_run_shows_the_job_and_its_cost_and_submits_nothing(sandbox: Sandb
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("slurm.queue=nowhere", r"sbatch refuses this study's jobs: .*invalid partition specified: nowhere"),
-        ("gpus_per_node=9", r"sbatch refuses this study's jobs: .*Requested node configuration is not available"),
+        ("slurm.queue=nowhere", r"the batch system refuses this study's jobs: .*invalid partition specified: nowhere"),
+        (
+            "gpus_per_node=9",
+            r"the batch system refuses this study's jobs: .*Requested node configuration is not available",
+        ),
         ("slurm.account=REPLACE-ME", r"site 'sandbox' does not know your slurm.account: give it with --site-set"),
         ("slurm.interface=ib7", r"cannot listen on the network interface 'ib7': .*Set slurm.interface"),
         ("slurm.extra_directives=['--nodes=2']", r"was given 2 nodes, but a trial is laid out for 4"),
