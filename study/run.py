@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if not _is_expected(error):
             raise
-        advice = "; make room and run the same command to go on." if is_disk_full(error) else ""
+        advice = "; make room, then run the same command to go on." if is_disk_full(error) else ""
         Console(stderr=True).print(
             f"error: {error}{advice}", style="red", highlight=False, markup=False, soft_wrap=True
         )
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -> int:
     # Imported here: Optuna and Dask take seconds, and --help or a bad config need neither.
     from cluster.profile import available_cores, check_complete, load_site
-    from storage.database.endpoint import insecurity, parse_public_url
+    from storage.database.endpoint import check_connection, insecurity, parse_public_url
     from study import dry_run, preflight
     from study.plan import StudyPlan
     from study.samplers import check_sampler
@@ -79,6 +79,8 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
         dry_run.describe(plan, _job_script(plan), console)
         return 0
     check_complete(site)
+    # Before the preflight, which takes longer and has no use for the password.
+    check_connection(url)
     preflight.check(plan, say)
     return _run_study(plan, arguments, console, say)
 

@@ -61,11 +61,12 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
 
 
 def _check_loader_batch(spec: TrialSpec, dataset: Dataset, memory_bytes: float) -> None:
-    samples = dataset.sizes()[Split.TRAIN] // spec.world_size
-    if spec.loader_batch_size > 2 * samples:
+    samples = dataset.sizes()[Split.TRAIN]
+    if spec.loader_batch_size > samples:
         raise SpecError(
-            f"loader_batch_size={spec.loader_batch_size}, but each of the {spec.world_size} ranks has {samples} "
-            f"training samples of {spec.dataset.name}; use at most {samples}."
+            f"loader_batch_size={spec.loader_batch_size} is what one rank loads at once, but all {spec.world_size} "
+            f"ranks together have {samples} training samples of {spec.dataset.name}; use at most "
+            f"{math.ceil(samples / spec.world_size)}."
         )
     stored = math.prod(dataset.sample_shape) * dataset.sample_dtype.itemsize
     converted = math.prod(dataset.input_shape) * np.dtype(np.float32).itemsize

@@ -87,6 +87,22 @@ def open_storage(url: URL) -> RDBStorage:
         )
 
 
+def check_connection(url: URL) -> None:
+    """See that a server answers and lets this user in. Makes and changes nothing.
+
+    Raises:
+        StorageError: It does not.
+    """
+    if url.drivername.startswith("sqlite"):
+        return
+    with as_storage_errors(url):
+        engine = sqlalchemy.create_engine(complete_url(url), connect_args=_connect_arguments(url))
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
 @contextmanager
 def as_storage_errors(url: URL) -> Iterator[None]:
     """What a database says in the block, in words for a person.

@@ -157,11 +157,9 @@ def test_one_worker_takes_one_attempt_after_another(work):
 
 def test_attempts_on_several_workers_run_at_once(work):
     for trial in range(2):
-        work.start(
-            trial, f"open('begun-{trial}', 'w')\nwait_until(lambda: os.path.exists(trial.parent / 'go'))\n{TRAINS}"
-        )
-    requests = [work.folder / f"{trial:04d}" for trial in range(2)]
-    assert all(path.exists() for path in requests)
+        begins = f"(trial.parent / 'begun-{trial}').touch()"
+        work.start(trial, f"{begins}\nwait_until(lambda: os.path.exists(trial.parent / 'go'))\n{TRAINS}")
+    wait_until(lambda: all((work.folder / f"begun-{trial}").exists() for trial in range(2)), WITHIN_S)
     (work.folder / "go").touch()
 
     assert {work.end().request.trial_number for _ in range(2)} == {0, 1}

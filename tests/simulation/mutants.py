@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from unittest import mock
 import optuna
 from optuna.trial import TrialState
 
+from cluster import job_pool
 from cluster.job_pool import JobPool
 from storage.database.lease import StudyLease
 from storage.protocol.attempts import AttemptRequest
@@ -17,7 +19,7 @@ from storage.protocol.codec import from_json
 from storage.protocol.files import FileSystem
 from storage.protocol.records import EpochMetrics
 from storage.protocol.trial_dir import AttemptDir, MetricsReader
-from study import opening
+from study import loop, opening
 from study.ledger import Ledger
 from study.loop import StudyLoop
 from tests.simulation import driver as driver_module
@@ -31,7 +33,7 @@ Mutant = Callable[[], Any]
 @contextmanager
 def a_poll_takes_living_runners_for_lost() -> Iterator[None]:
     """D0: who is there is asked of a cache that is empty now and then; the attempt of a runner that seems to be gone is
-    given up at once, nobody tells the runner, and its thread is blocked for ever."""
+    given up at once, its ranks train on, and its runner's thread is blocked, without a limit of time to anything."""
 
     def present(self: SimulatedLink) -> frozenset[str]:
         if self._world.random.random() < 0.003:
@@ -60,6 +62,8 @@ def a_poll_takes_living_runners_for_lost() -> Iterator[None]:
         mock.patch.object(SimulatedLink, "present", present),
         mock.patch.object(JobPool, "tick", give_up_and_tick),
         mock.patch.object(SimulatedRunner, "start", start_unless_blocked),
+        mock.patch.object(job_pool, "_silence_allowed_s", return_value=math.inf),
+        old_attempts_are_not_fenced(),
     ):
         yield
 
@@ -77,6 +81,7 @@ def a_folder_is_believed_whosever_it_is() -> Iterator[None]:
     with (
         mock.patch.object(driver_module, "bind_folder", believe),
         mock.patch.object(StudyLoop, "_bind", bind),
+        mock.patch.object(loop, "_of_this_trial", lambda end, trial: end),
         mock.patch.object(runner_module, "LET_WRONG_CHECKPOINTS_PASS", True),
     ):
         yield
@@ -143,16 +148,17 @@ def a_new_trial_enters_any_folder() -> Iterator[None]:
         mock.patch.object(opening, "_require_known_trials"),
         mock.patch.object(opening, "_read_marker", return_value=None),
         mock.patch.object(StudyLoop, "_bind", lambda self, trial, row: _create_blindly(self, trial)),
+        mock.patch.object(loop, "_of_this_trial", lambda end, trial: end),
         mock.patch.object(runner_module, "LET_WRONG_CHECKPOINTS_PASS", True),
         mock.patch.object(opening, "_require_no_lost_files"),
     ):
         yield
 
 
-def _create_blindly(loop: StudyLoop, trial: Any) -> None:
+def _create_blindly(study_loop: StudyLoop, trial: Any) -> None:
     files: FileSystem = trial.directory.files
     files.make_dir(trial.directory.path)
-    trial.directory.create(loop._plan.spec(trial.number, trial.parameters, loop._study_uuid))
+    trial.directory.create(study_loop._plan.spec(trial.number, trial.parameters, study_loop._study_uuid))
 
 
 MUTANTS: dict[str, Mutant] = {

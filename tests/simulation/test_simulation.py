@@ -50,7 +50,6 @@ def test_what_can_happen_does_happen():
         "moves the folder away",
         "gives --adopt",
         "is being run by",
-        "a newer attempt is there",
         "cancelled what was left in the queue",
         "out of memory",
         "trial 0 waits: paused",
