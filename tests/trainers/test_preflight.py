@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ from storage.protocol.exit_codes import ExitCode
 from storage.protocol.records import ComponentSpec, TrialSpec
 from storage.protocol.trial_dir import TrialDir
 from tests.trainers.tiny_trial import DEADLINE_S, ROOT, TRAIN, switch_at, tiny_spec
-from trainers.faults import SpecError
 from trainers.preflight import check_spec
 
 MODEL = """
