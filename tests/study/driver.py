@@ -37,6 +37,14 @@ class Finished:
     output: str
     """What it printed, errors included."""
 
+    @property
+    def error(self) -> str:
+        """The one line that a driver said before it ended with exit code 2."""
+        assert self.exit_code == 2, self.output
+        assert self.output.startswith("error: "), self.output
+        assert self.output.count("\n") == 1, self.output
+        return self.output
+
 
 @dataclass(frozen=True)
 class Workplace:

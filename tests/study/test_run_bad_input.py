@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from storage.protocol.variables import STORAGE_PASSWORD
-from tests.study.driver import Finished, Workplace, new_workplace
+from tests.study.driver import Workplace, new_workplace
 
 SECRET = "hunter2"
 
@@ -17,14 +17,6 @@ SECRET = "hunter2"
 @pytest.fixture
 def workplace(tmp_path: Path) -> Workplace:
     return new_workplace(tmp_path, ranks=2)
-
-
-def error_of(finished: Finished) -> str:
-    """The one line that a driver said before it ended with exit code 2."""
-    assert finished.exit_code == 2, finished.output
-    assert finished.output.startswith("error: ")
-    assert finished.output.count("\n") == 1, finished.output
-    return finished.output
 
 
 @pytest.mark.parametrize(
@@ -81,7 +73,7 @@ def test_it_is_told_in_one_line_with_what_to_do_and_leaves_nothing_behind(workpl
     (workplace.folder / "latin.toml").write_bytes("# J\xfclich".encode("latin-1"))
     before = set(workplace.files())
 
-    error = error_of(workplace.run(*arguments, **{STORAGE_PASSWORD: SECRET}))
+    error = workplace.run(*arguments, **{STORAGE_PASSWORD: SECRET}).error
 
     for words in said:
         assert words in error
@@ -117,7 +109,7 @@ def test_images_that_are_not_as_their_table_says_are_told_before_anything_is_sto
         (images / "labels.csv").unlink()
     before = set(workplace.files())
 
-    error = error_of(workplace.run("--set", 'dataset={name="image_folder", path="images"}'))
+    error = workplace.run("--set", 'dataset={name="image_folder", path="images"}').error
 
     for words in said:
         assert words in error
