@@ -155,6 +155,7 @@ class _Attempt:
         self.began_s = self.world.now_s
         self.watch = AttemptWatch(request, self.began_s)
         self.asked: Outcome | None = None
+        self.has_met = False
         self.is_over = False
         self.frozen_until_s = 0.0
         self.progressed_s = self.began_s
@@ -184,9 +185,10 @@ class _Attempt:
             if self.dir.is_superseded():
                 self._end(Failure.SUPERSEDED, "a newer attempt is there", 4)
                 return
-            has_met = self.dir.read_communicator() is not None
-            heartbeat = self.dir.read_heartbeat()
-            if has_met and self.world.now_s - self.heartbeat_s >= 10.0 and self.world.now_s - self.progressed_s < 10.0:
+            self.has_met = self.has_met or self.dir.read_communicator() is not None
+            has_met, heartbeat = self.has_met, self.dir.read_heartbeat()
+            is_progressing = self.has_met and self.world.now_s - self.progressed_s < 10.0
+            if is_progressing and self.world.now_s - self.heartbeat_s >= 10.0:
                 self.heartbeat_s = self.world.now_s
                 self.dir.write_heartbeat(self.world.now_s - self.began_s)
         except OSError:
