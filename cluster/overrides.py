@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+from cluster.toml_tables import TablesError, parse_toml
+
 
 class OverrideError(ValueError):
     """An override cannot be read, or goes into a value. Its value is not repeated: it may be a secret."""
@@ -21,9 +23,11 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
     if not separator or not last:
         raise OverrideError(f"{key!r} sets nothing; write it as TABLE.KEY=VALUE, for example training.epochs=10.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except TablesError as error:
+        raise OverrideError(f"{key}: {error}.") from error
     for parent in parents:
         tables = tables.setdefault(parent, {})
         if not isinstance(tables, dict):

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.overrides import OverrideError, apply_override
+from cluster.toml_tables import TablesError, check_tables, parse_toml
 from storage.protocol.attempts import RankLayout
 from storage.protocol.variables import REQUIRED_BACKEND
 
@@ -141,7 +142,7 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
         overrides: KEY=VALUE, such as slurm.account=physics.
 
     Raises:
-        SiteError: No such site, or an unknown or malformed key in its profile.
+        SiteError: No such site, or an unknown or malformed key or a control character in its profile.
     """
     path = Path(name) if name.endswith(".toml") else SITES_DIR / f"{name}.toml"
     if not path.is_file():
@@ -150,9 +151,10 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
             "give the path of a .toml file."
         )
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = parse_toml(path.read_text())
         for override in overrides:
             apply_override(tables, override)
+        check_tables(tables)
         if "name" in tables:
             raise SiteError(f"{path}: name={tables['name']!r} is not a key; a site is called as its file is.")
         return SiteProfile(name=path.stem, **tables)
@@ -160,6 +162,8 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> SiteProfile:
         raise SiteError(f"--site-set {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SiteError(f"{path}: not valid TOML: {error}.") from error
+    except TablesError as error:
+        raise SiteError(f"{path}: {error}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SiteError(f"{path} cannot be read: {error}.") from error
     except ValidationError as error:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
+from cluster.toml_tables import TablesError, check_tables, parse_toml
 from storage.protocol.records import ComponentSpec
 from study import catalog
 from study.search_space import PARAMETER_TYPES, SearchSpace
@@ -113,7 +114,8 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
     """Read a config and apply the command line's `TABLE.KEY=VALUE` to it.
 
     Raises:
-        ConfigError: No such file, not TOML, an unknown or impossible value, an unknown component or option.
+        ConfigError: No such file, not TOML, a control character, an unknown or impossible value, an unknown component
+            or option.
     """
     tables = _read_toml(path)
     try:
@@ -122,7 +124,10 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
     except OverrideError as error:
         raise ConfigError(f"--set {error}") from error
     try:
+        check_tables(tables)
         config = StudyConfig.model_validate(tables)
+    except TablesError as error:
+        raise ConfigError(f"{path}: {error}.") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: " + "\n  ".join(_describe(e) for e in error.errors())) from error
     for kind in catalog.KINDS:
@@ -139,13 +144,13 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return parse_toml(path.read_text())
     except FileNotFoundError:
         known = ", ".join(sorted(str(p.relative_to(CONFIGS_DIR.parent.parent)) for p in CONFIGS_DIR.glob("*.toml")))
         raise ConfigError(f"there is no config {path}; bundled configs: {known}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path} cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, TablesError) as error:
         raise ConfigError(f"config {path} is not valid TOML: {error}.") from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from cluster.profile import SiteProfile
+from cluster.toml_tables import check_text
 from storage.protocol.attempts import AttemptRequest, RankLayout
 from storage.protocol.records import ComponentSpec, TrialSpec
 from study.config import StudyConfig
@@ -34,8 +35,12 @@ class StudyPlan:
         """
         Args:
             cores: Of this machine, on which the ranks run if the site has no jobs.
+
+        Raises:
+            TablesError: The study's folder, with all above it, has a name that no job script can hold.
         """
         folder = (config.study.runs_dir / config.study.name).resolve()
+        check_text(str(folder), f"the study's folder {str(folder)!r}")
         return cls(config, site, site.layout(cores), site.concurrent_trials(cores), database, folder)
 
     @property

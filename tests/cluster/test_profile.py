@@ -52,6 +52,33 @@ def test_values_that_contradict_one_another_are_refused(site: Path, override: st
         load_site(str(site), [override])
 
 
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("slurm.account=physics\n#SBATCH --exclusive", "slurm.account"),
+        ('slurm.prologue=["module load GCC", "true\\nrm -rf x"]', "slurm.prologue[1]"),
+        ('slurm.extra_directives=["--qos=x\\n"]', "slurm.extra_directives[0]"),
+        ('launcher_options=["--mpi=\\r"]', "launcher_options[0]"),
+        ("environment.NCCL_SOCKET_IFNAME=ib0\n1", "environment.NCCL_SOCKET_IFNAME"),
+        ('environment={"A\\nB"="x"}', r"the key 'A\nB'"),
+    ],
+)
+def test_a_control_character_would_be_a_line_of_the_job_script_and_is_refused(override: str, place: str) -> None:
+    with pytest.raises(SiteError) as refused:
+        load_site("sandbox", [override])
+
+    assert place in str(refused.value)
+    assert "contains the control character" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_profile_that_is_nested_beyond_reason_is_refused(site: Path) -> None:
+    site.write_text(f"launcher = {'[' * 5000}{']' * 5000}")
+
+    with pytest.raises(SiteError, match=r"here\.toml: its values are nested too deeply\."):
+        load_site(str(site))
+
+
 @pytest.mark.parametrize(("walltime", "seconds"), [("00:00:59", 59), ("24:00:00", 86_400), ("2-01:00:00", 176_400)])
 def test_a_walltime_is_read_as_slurm_reads_it(walltime: str, seconds: int) -> None:
     profile = load_site("sandbox", [f"slurm.walltime='{walltime}'"])

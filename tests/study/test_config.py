@@ -126,6 +126,53 @@ def test_a_config_that_is_not_toml_is_refused_with_the_line(tmp_path):
     assert "line 1" in message
 
 
+def test_a_config_that_is_nested_beyond_reason_is_refused(tmp_path):
+    path = tmp_path / "deep.toml"
+    path.write_text(f"a = {'[' * 5000}{']' * 5000}")
+
+    assert refusal(path) == f"config {path} is not valid TOML: its values are nested too deeply."
+
+
+@pytest.mark.parametrize(("depth", "said"), [(5000, "nested too deeply"), (40, "nested more than 32 levels deep")])
+def test_an_override_that_is_nested_beyond_reason_is_refused(config_path, depth, said):
+    message = refusal(config_path, f"model.blocks={'[' * depth}{']' * depth}")
+
+    assert "model.blocks" in message
+    assert said in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("study.runs_dir=runs\nrm -rf x", r"study.runs_dir contains the control character '\n'; remove it."),
+        ('study.runs_dir="runs\\r"', r"study.runs_dir contains the control character '\r'"),
+        ("study.name=a\x1b[31m", r"study.name contains the control character '\x1b'"),
+        ("study.storage=sqlite:///a\x7f", r"study.storage contains the control character '\x7f'"),
+        ('dataset.path="a\\u2028b"', r"dataset.path contains the control character '\u2028'"),
+        ("model.tags=[['a', \"b\\nc\"]]", r"model.tags[0][1] contains the control character '\n'"),
+        ('model={name="small_resnet", "wi\\ndth"=4}', r"the key 'wi\ndth' contains the control character '\n'"),
+        (
+            'search_space.model.width={type="categorical", choices=["4\\n"]}',
+            r"search_space.model.width.choices[0] contains the control character '\n'",
+        ),
+    ],
+)
+def test_a_control_character_is_refused_wherever_it_stands(config_path, override, said):
+    message = refusal(config_path, override)
+
+    assert said in message
+    assert "\n" not in message
+
+
+def test_a_refused_control_character_does_not_show_its_value_which_may_be_a_secret(config_path):
+    assert "s3cret" not in refusal(config_path, "study.storage=postgresql://ada:s3cret@db/stu\ndies")
+
+
+def test_letters_of_every_language_are_no_control_characters(config_path):
+    assert load_config(config_path, ['study.runs_dir="läufe/試験 1"']).study.runs_dir == Path("läufe/試験 1")
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe", None], ids=["not UTF-8", "a folder"])
 def test_a_config_that_cannot_be_read_is_refused(tmp_path, content):
     path = tmp_path / "bad.toml"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.toml_tables import TablesError
 from study.seeds import derive_seed
 from tests.study.fakes import new_plan
 
@@ -43,6 +44,14 @@ def test_the_folders_of_a_study_do_not_depend_on_where_one_looks_from(tmp_path, 
     monkeypatch.chdir("/")
     assert plan.trial_path(7) == tmp_path / "relative" / "small" / "trials" / "0007"
     assert plan.request(7, 1, 60.0).trial_dir == plan.trial_path(7)
+
+
+def test_a_folder_that_would_be_two_lines_of_a_job_script_is_refused_although_no_config_names_it(tmp_path, monkeypatch):
+    (tmp_path / "two\nlines").mkdir()
+    monkeypatch.chdir(tmp_path / "two\nlines")
+
+    with pytest.raises(TablesError, match=r"two\\nlines.* contains the control character '\\n'; remove it"):
+        new_plan(tmp_path, "study.runs_dir='relative'")
 
 
 def test_a_request_says_how_much_time_is_left_and_not_until_when(tmp_path):

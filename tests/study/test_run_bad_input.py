@@ -31,6 +31,19 @@ def workplace(tmp_path: Path) -> Workplace:
         pytest.param(["--site-set", "gpus=4"], ["gpus", "Valid keys: launcher", "gpus_per_node"], id="no such key"),
         pytest.param(["--site", "latin.toml"], ["latin.toml cannot be read", "utf-8"], id="a site that is not UTF-8"),
         pytest.param(["--set", "study.sampler=grid"], ["study.sampler='grid'", "random, tpe"], id="no sampler"),
+        pytest.param(
+            ["--set", "study.runs_dir=runs\nrm -rf x"],
+            ["study.runs_dir contains the control character '\\n'"],
+            id="a line break in the config",
+        ),
+        pytest.param(
+            ["--site-set", "environment.A=x\x1by"],
+            ["environment.A contains the control character '\\x1b'"],
+            id="a control character in the site",
+        ),
+        pytest.param(["--set", f"model.width={'[' * 5000}"], ["model.width", "nested too deeply"], id="nesting"),
+        pytest.param(["--config", "deep.toml"], ["deep.toml", "nested too deeply"], id="a nested config"),
+        pytest.param(["--site", "deep.toml"], ["deep.toml", "nested too deeply"], id="a nested site"),
         pytest.param(["--trials", "0"], ["study.trials", "got 0"], id="no trials"),
         pytest.param(
             ["--set", "batch_policy.small_global_batch_size=15"],
@@ -71,6 +84,7 @@ def workplace(tmp_path: Path) -> Workplace:
 )
 def test_it_is_told_in_one_line_with_what_to_do_and_leaves_nothing_behind(workplace, arguments, said):
     (workplace.folder / "latin.toml").write_bytes("# J\xfclich".encode("latin-1"))
+    (workplace.folder / "deep.toml").write_text(f"a = {'[' * 5000}{']' * 5000}")
     before = set(workplace.files())
 
     error = workplace.run(*arguments, **{STORAGE_PASSWORD: SECRET}).error
