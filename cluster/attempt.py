@@ -264,7 +264,9 @@ def _end_record(request: AttemptRequest, attempt: AttemptDir, exit_code: int, wh
     elif failure in (Failure.CRASHED, Failure.NOT_LAUNCHED) and not has_space(attempt.path):
         failure = Failure.DISK_FULL
     words = launcher(request.launcher_name).explain(log_tail) if failure is Failure.NOT_LAUNCHED else ""
-    reason = (note.reason if note else "") or why or words or diagnosis.cause(log_tail)
+    # Of ranks that were killed in mid-work, the last line tells only how far they were.
+    logged = diagnosis.error_in(log_tail) if failure is Failure.INTERRUPTED else diagnosis.cause(log_tail)
+    reason = (note.reason if note else "") or why or words or logged
     described = diagnosis.describe_exit(note.exit_code if note else exit_code)
     return EndRecord(failure, f"{reason} ({described})" if reason else described, exit_code, wall_s)
 

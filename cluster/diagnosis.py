@@ -100,10 +100,20 @@ def describe_exit(exit_code: int) -> str:
 
 def cause(log_tail: str) -> str:
     """The line of a log's tail that a person should read first: ours, a Python exception's, or else the last one."""
-    # Open MPI puts what it says between two lines of dashes.
-    lines = [line.strip() for line in log_tail.splitlines() if line.strip(" -")]
+    lines = _lines_that_say_something(log_tail)
+    return error_in(log_tail) or (lines[-1] if lines else "")
+
+
+def error_in(log_tail: str) -> str:
+    """The error that a log's tail tells: ours, or a Python exception; empty if it tells none."""
+    lines = _lines_that_say_something(log_tail)
     for pattern in (r"error: (.*)", r"((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .*)"):
         matches = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
         if matches:
             return matches[-1]
-    return lines[-1] if lines else ""
+    return ""
+
+
+def _lines_that_say_something(log_tail: str) -> list[str]:
+    # Open MPI puts what it says between two lines of dashes.
+    return [line.strip() for line in log_tail.splitlines() if line.strip(" -")]

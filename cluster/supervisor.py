@@ -40,6 +40,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LAUNCHER_ENDS_WITHIN_S = 10
 _KILLED_WITHIN_S = 30
 _FENCE_EVERY_S = 1.0
+_SAYS_IT_LIVES_EVERY_S = 10.0
 _ENDING_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU}
 
 
@@ -88,18 +89,24 @@ def _listen() -> int:
 
 
 def _watch_fence(attempt: AttemptDir) -> int:
-    """A file descriptor that can be read from once a newer attempt is there.
+    """A file descriptor that can be read from once a newer attempt is there. Until then, says how long this one has
+    held its allocation.
 
     Looked at by a thread, because a file system that hangs must not keep the ranks from being ended.
     """
     superseded, note = os.pipe()
+    began_s, says_s = time.monotonic(), 0.0
 
     def watch() -> None:
+        nonlocal says_s
         while True:
             with contextlib.suppress(OSError):
                 if attempt.is_superseded():
                     os.write(note, b"s")
                     return
+                if time.monotonic() >= says_s:
+                    says_s = time.monotonic() + _SAYS_IT_LIVES_EVERY_S
+                    attempt.write_lived(time.monotonic() - began_s)
             time.sleep(_FENCE_EVERY_S)
 
     threading.Thread(target=watch, name="fence", daemon=True).start()

@@ -6,6 +6,7 @@
     runs/STUDY/trials/0007/attempt-01/begun         empty: a rank has begun; without it, the launcher failed
     runs/STUDY/trials/0007/attempt-01/communicator.json  what the ranks found out about themselves before epoch 0
     runs/STUDY/trials/0007/attempt-01/heartbeat     seconds since rank 0 began; written anew while the ranks get on
+    runs/STUDY/trials/0007/attempt-01/lived         seconds since the supervisor began; written anew while it lives
     runs/STUDY/trials/0007/attempt-01/metrics.jsonl one line per finished epoch, appended by rank 0
     runs/STUDY/trials/0007/attempt-01/checkpoint.npz     the attempt's newest checkpoint, replaced by rename
     runs/STUDY/trials/0007/attempt-01/stop          put there by the runner: end at the next epoch boundary
@@ -120,10 +121,11 @@ class AttemptDir:
 
     def read_heartbeat(self) -> float | None:
         """None before the first one."""
-        try:
-            return float(self._read_text("heartbeat") or "")
-        except ValueError:
-            return None
+        return self._read_seconds("heartbeat")
+
+    def write_lived(self, wall_s: float) -> None:
+        """Called by the supervisor while it lives, whether the ranks get on or not; seconds since it began."""
+        self.files.write_atomically(self.path / "lived", f"{wall_s:.3f}".encode())
 
     def write_result(self, result: TrialResult) -> None:
         self._write("result.json", result)
@@ -196,7 +198,8 @@ class AttemptDir:
         exited = self.read_exit()
         if exited is not None:
             return exited.wall_s
-        return (self.read_heartbeat() or 0.0) if seen_s is None else seen_s
+        signs_of_life = (self._read_seconds(name) or 0.0 for name in ("lived", "heartbeat"))
+        return max(signs_of_life) if seen_s is None else seen_s
 
     def _write(self, name: str, record: object) -> None:
         self.files.write_atomically(self.path / name, to_json(record).encode())
@@ -209,6 +212,12 @@ class AttemptDir:
             return from_json(kind, text, ignore_unknown=True)
         except RecordError as error:
             log.warning("%s is passed over: %s", self.path / name, error)
+            return None
+
+    def _read_seconds(self, name: str) -> float | None:
+        try:
+            return float(self._read_text(name) or "")
+        except ValueError:
             return None
 
     def _read_text(self, name: str) -> str | None:

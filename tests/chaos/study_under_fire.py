@@ -28,6 +28,7 @@ _SETTINGS = (
     "study.interruption_retries=1000",
 )
 _LOOKS_AGAIN_S = 0.2
+_ENDS_WITHIN_S = 3600
 
 
 class Victim(StrEnum):
@@ -74,7 +75,7 @@ class Outcome:
             if ours.state is not TrialState.COMPLETE:
                 found.append(f"trial {ours.number} is {ours.state.name}: {ours.user_attrs.get('reason')}")
             found += [
-                f"trial {ours.number}: {what} is {getattr(ours, what)}, not {getattr(theirs, what)}"
+                f"trial {ours.number}: {what} is {getattr(ours, what)}, not {getattr(theirs, what)}"[:500]
                 for what in ("number", "params", "values", "intermediate_values")
                 if getattr(ours, what) != getattr(theirs, what)
             ]
@@ -114,12 +115,8 @@ class StudyUnderFire:
                 while driver.is_running() and len(self.kills) < kills:
                     self._wait(driver)
                     self._kill_one(driver)
-                if len(self.kills) >= kills and driver.is_running():
-                    finished = driver.finish(within_s=1800)
-                    return self._outcome(drivers, finished.exit_code, finished.output, began_s)
-                exit_code = driver.process.wait()
+                exit_code = driver.process.wait(_ENDS_WITHIN_S)
             if exit_code >= 0:
-                # It has ended by itself, with fewer kills than were asked for.
                 return self._outcome(drivers, exit_code, driver.output, began_s)
 
     def _outcome(self, drivers: int, exit_code: int, output: str, began_s: float) -> Outcome:
@@ -175,7 +172,7 @@ def _processes(workplace: Workplace) -> dict[Victim, list[psutil.Process]]:
             continue
         if "cluster.supervisor" in words:
             kind = Victim.SUPERVISOR
-        elif Path(words[0]).name == "mpirun":
+        elif Path(words[0]).name in ("mpirun", "prterun"):
             kind = Victim.LAUNCHER
         elif words[1:3] == ["-m", "trainers"]:
             kind = Victim.RANK

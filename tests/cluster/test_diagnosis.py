@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.diagnosis import OomKills, cause, count_oom_kills, describe_exit, failure_of
+from cluster.diagnosis import OomKills, cause, count_oom_kills, describe_exit, error_in, failure_of
 from storage.protocol.attempts import Failure
 from storage.protocol.exit_codes import ExitCode
 
@@ -30,6 +30,11 @@ def test_the_line_that_a_person_should_read_first(log_tail, line):
 
 def test_our_own_words_come_before_a_traceback_of_python():
     assert cause("error: the real reason\nKeyError: 'x'") == "the real reason"
+
+
+def test_how_far_ranks_were_is_no_error():
+    assert error_in("rank 0 of 2\nepoch 3/9: batch 32, loss 0.3647") == ""
+    assert error_in("epoch 3/9: batch 32, loss 0.3647\nerror: no space") == "no space"
 
 
 def test_a_rank_that_failed_says_by_its_code_whose_fault_it_was():

@@ -145,6 +145,14 @@ def test_how_the_ranks_ended_and_how_long_they_were_there_is_written_down(start,
     assert (record.exit_code, record.wall_s > 0) == (7, True)
 
 
+def test_a_supervisor_says_how_long_it_lives_for_whoever_finds_that_its_node_is_gone(start, tmp_path):
+    start(60, "sleep", "600")
+    lived = tmp_path / "trial" / "attempt-01" / "lived"
+
+    wait_until(lived.exists, 30)
+    assert float(lived.read_text()) >= 0
+
+
 @pytest.mark.parametrize("ending", ["exit 0", "kill -KILL $$"])
 def test_processes_that_a_launcher_leaves_behind_do_not_outlive_it(start, tmp_path, ending):
     (tmp_path / "runaway.py").write_text(RUNAWAY)

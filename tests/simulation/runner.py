@@ -161,7 +161,7 @@ class _Attempt:
         self.progressed_s = self.began_s
         self.spec: TrialSpec | None = None
         self.progress = _Progress([])
-        self.heartbeat_s = 0.0
+        self.heartbeat_s = self.lived_s = 0.0
         self.says_its_time = True
         """Not if it hung or was frozen, or its disk was full: the files say little of its end then."""
 
@@ -187,6 +187,9 @@ class _Attempt:
                 return
             self.has_met = self.has_met or self.dir.read_communicator() is not None
             has_met, heartbeat = self.has_met, self.dir.read_heartbeat()
+            if self.world.now_s - self.lived_s >= 10.0:
+                self.lived_s = self.world.now_s
+                self.dir.write_lived(self.world.now_s - self.began_s)
             is_progressing = self.has_met and self.world.now_s - self.progressed_s < 10.0
             if is_progressing and self.world.now_s - self.heartbeat_s >= 10.0:
                 self.heartbeat_s = self.world.now_s

@@ -168,8 +168,10 @@ def test_an_end_that_only_its_runner_saw_is_what_the_runner_says(attempt):
     assert (end.failure, end.reason, end.exit_code, end.log_tail) == (Failure.CRASHED, "ValueError: x", 1, "last words")
 
 
-def test_an_end_that_nobody_saw_lasted_until_the_ranks_last_sign_of_life(attempt):
-    attempt.write_heartbeat(71.5)
+@pytest.mark.parametrize("signs", [{"heartbeat": 71.5}, {"lived": 71.5}, {"heartbeat": 60.0, "lived": 71.5}])
+def test_an_end_that_nobody_saw_lasted_until_the_last_sign_of_life(attempt, signs):
+    for kind, seconds in signs.items():
+        getattr(attempt, f"write_{kind}")(seconds)
 
     end = attempt.end(Failure.ABANDONED, "its driver ended")
 
