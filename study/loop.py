@@ -138,11 +138,6 @@ class StudyLoop:
         """Do what there is to do now, and wait a moment for news; whether the study has ended."""
         try:
             if self._ending is None and self._stop.is_requested():
-                self._view.notice(
-                    f"{self._stop.signal_name}: the trials under way save a checkpoint and pause, within "
-                    f"{self._plan.site.checkpoint_grace_s:g} s; once more, and they end at once, to go on from the "
-                    "checkpoint before."
-                )
                 self._begin_to_end(None)
             if self._ending is None and self._fill_slots():
                 return True
@@ -165,6 +160,12 @@ class StudyLoop:
             # Paused trials are in their files: what cannot be stored now is found by the next driver.
             self._ending.error = self._ending.error or error
             return
+        if self._stop.is_requested():
+            self._view.notice(
+                f"{self._stop.signal_name}: the trials under way save a checkpoint and pause, within "
+                f"{self._plan.site.checkpoint_grace_s:g} s; once more, and they end at once, to go on from the "
+                "checkpoint before."
+            )
         if error is not None and self._training:
             self._view.notice(f"{error} Pausing the trials under way.")
         grace_s = self._plan.site.checkpoint_grace_s + _ENDS_LATER_BY_S
@@ -173,7 +174,10 @@ class StudyLoop:
             self._pool.request_stop(self._running[trial.number], Outcome.PAUSED)
 
     def _has_ended(self, ending: _Ending) -> bool:
-        return not self._training or self._stop.is_urgent() or self._clock.monotonic() >= ending.until_s
+        if self._training and self._stop.is_urgent():
+            self._pool.hurry()
+            return True
+        return not self._training or self._clock.monotonic() >= ending.until_s
 
     def _fill_slots(self) -> bool:
         """Put a trial on each worker that is free, and ask for as many workers as there are trials for them.

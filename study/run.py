@@ -15,6 +15,7 @@ import json  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
+import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _EXIT_NO_TRIAL_COMPLETED = 1
 _EXIT_BAD_INPUT = 2
+_RELEASE_WITHIN_S = 4.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -95,7 +97,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     from storage.database.lease import DatabaseLeaseStore, StudyLease, keep_renewing, this_driver
     from storage.protocol.clock import SYSTEM_CLOCK
     from study.display import LiveDisplay, PlainDisplay
-    from study.ledger import Ledger
+    from study.ledger import DatabaseLostError, Ledger
     from study.loop import StudyLoop
     from study.opening import bind_folder, open_study, retry_failed
     from study.report import closing_table
@@ -109,9 +111,8 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
     sampler_for = partial(build_sampler, settings.sampler, settings.seed)
-    stop = StopRequest()
     with as_storage_errors(url):
-        lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), stop.pause)
+        lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)
         lease.acquire(say)
     with contextlib.ExitStack() as stack:
         stack.callback(_release, lease)
@@ -123,6 +124,8 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
                 say(f"trying again: trial {', '.join(map(str, again))}")
                 study = open_study(storage, plan, sampler_for)
         _log_to(plan.folder / "driver.log")
+        # Not before: until here there is no trial to pause, and Ctrl-C ends whatever is waited for.
+        stop = StopRequest()
         epochs = plan.config.training.epochs
         view = LiveDisplay(console, plan.name, epochs) if console.is_terminal else PlainDisplay(console, epochs)
         ledger = Ledger(
@@ -140,14 +143,20 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
         if plan.layout.nodes == 1 and plan.site.launcher == "mpirun" and not private_network.is_available():
             say("this kernel gives no private networks, so mpirun's control ports are open to others")
         pool = _open_pool(plan)
+        trials = []
         try:
             with pool, view:
                 StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK).run()
+            trials = ledger.trials()
+            console.print(closing_table(plan.name, trials, public_url(url)))
+        except DatabaseLostError as error:
+            # Whoever wants an end does not wait for the database, and has asked for no table.
+            if not stop.is_requested():
+                raise
+            say(str(error))
         finally:
             if left := pool.left_behind():
                 say(f"could not be given back, and may still run: {', '.join(left)}")
-        trials = ledger.trials()
-    console.print(closing_table(plan.name, trials, public_url(url)))
     if stop.is_requested():
         console.print(f"Stopped by {stop.signal_name}. Run the same command to go on.", highlight=False)
         return 128 + stop.number
@@ -157,9 +166,11 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
 def _release(lease: StudyLease) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
+    from storage.database.calls import ThreadedCalls
+
     # The next driver waits for its end then.
     with contextlib.suppress(SQLAlchemyError, OSError):
-        lease.release()
+        ThreadedCalls().call(lease.release, lambda waited_s: waited_s >= _RELEASE_WITHIN_S)
 
 
 def _open_pool(plan: StudyPlan) -> Pool:

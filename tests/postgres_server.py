@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+from sqlalchemy.engine import make_url
+
 DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 
 
@@ -37,6 +40,11 @@ class PostgresServer:
         """Without the password, as a person writes it."""
         return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
 
+    def url_with_password(self, database: str) -> str:
+        """As SQLAlchemy takes it."""
+        url = make_url(self.url(database)).set(drivername="postgresql+psycopg", password=self.password)
+        return url.render_as_string(hide_password=False)
+
     def create(self) -> None:
         secret = self.folder / "password"
         secret.write_text(self.password)
@@ -57,6 +65,21 @@ class PostgresServer:
     def stop(self) -> None:
         """At once, in the middle of whatever its clients do."""
         self._run("pg_ctl", "--wait", "--mode=fast", "stop")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """For the length of the block, the server takes connections and statements and answers none of them."""
+        server = psutil.Process(int((self.folder / "data/postmaster.pid").read_text().split()[0]))
+        # The server itself first: it starts no process more then.
+        server.suspend()
+        processes = [server, *server.children()]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in reversed(processes):
+                process.resume()
 
     def create_database(self, name: str) -> str:
         """Give its URL."""

@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from storage.database.lease import LeaseError
 from storage.protocol.files import OS_FILES
 from storage.protocol.variables import STORAGE_PASSWORD
 
@@ -109,9 +110,13 @@ def as_storage_errors(url: URL) -> Iterator[None]:
 
     Raises:
         StorageError: With the database's own words.
+        LeaseError: From the block, as it is.
     """
     try:
         yield
+    except LeaseError:
+        # The database works; it is another driver's turn.
+        raise
     except ImportError as error:
         raise StorageError(f"{public_url(url)} needs a driver that is not installed: {error}.") from error
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:

@@ -324,6 +324,26 @@ def test_a_stopped_study_waits_for_the_checkpoints_and_goes_on_later(study):
     assert study.trials[0].user_attrs["attempt_count"] == 2
 
 
+def test_a_stop_says_what_it_does_although_it_comes_while_the_database_is_silent(study, monkeypatch):
+    study.each_attempt(lambda request, attempt: None)
+    loop = study.new_loop()
+    loop.step(0.0)
+    [request] = study.pool.started
+
+    def is_silent_until_the_stop(*arguments):
+        study.stop.requests = 1
+        raise DatabaseLostError("database: it did not answer when the driver was asked to stop.")
+
+    monkeypatch.setattr(loop._ledger, "record_epoch", is_silent_until_the_stop)
+    study.pool.tell_epoch(request, METRICS)
+    loop.step(0.0)
+
+    said, why = (line for line in study.view.said if line.startswith("note: "))
+    assert "SIGINT: the trials under way save a checkpoint and pause" in said
+    assert "database: it did not answer" in why
+    assert study.pool.stopped == [("0/1", Outcome.PAUSED)]
+
+
 def test_a_second_stop_waits_for_nothing(study):
     study.each_attempt(lambda request, attempt: None)
     loop = study.new_loop()

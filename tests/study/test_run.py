@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from cluster.profile import available_cores
+from storage.database.lease import DatabaseLeaseStore, LeaseRow
 from storage.protocol.codec import from_json
 from storage.protocol.records import TrialSpec
 from study.seeds import derive_seed
@@ -170,8 +175,36 @@ def test_a_listening_port_would_have_been_seen():
 
 
 def test_a_second_driver_of_a_running_study_is_refused_and_told_who_the_first_one_is(study):
-    assert study.second_driver.exit_code == 2
-    assert f"is being run by process {study.first_driver_pid} on " in study.second_driver.output
+    assert study.second_driver.error.startswith(
+        f"error: this study is being run by process {study.first_driver_pid} on "
+    )
+
+
+def test_of_two_drivers_that_begin_a_study_at_the_same_moment_one_works_and_the_other_says_why_not(copy):
+    # Both make database, tables and study; the preflight is not made again.
+    shutil.rmtree(copy.study_dir)
+
+    with ThreadPoolExecutor() as at_once:
+        one, other = at_once.map(copy.run, ["--trials=1"] * 2)
+
+    worked, refused = sorted((one, other), key=lambda finished: finished.exit_code)
+    assert worked.exit_code == 0, worked.output
+    assert "this study is being run by process" in refused.error
+    assert [trial.state for trial in copy.trials()] == [TrialState.COMPLETE]
+
+
+def test_ctrl_c_ends_the_wait_for_a_silent_driver_of_another_machine(copy):
+    elsewhere = LeaseRow("a", 1, "another machine", process=7, process_started="", host="login2")
+    assert DatabaseLeaseStore(sqlalchemy.create_engine(copy.database_url), "small").swap(None, elsewhere)
+
+    with copy.start() as driver:
+        wait_until(lambda: "process 7 on login2 drove this study" in driver.output, WITHIN_S)
+        driver.press_ctrl_c()
+        # Far less than the minute that a lease lasts.
+        finished = driver.finish(within_s=30)
+
+    assert finished.exit_code == 128 + signal.SIGINT
+    assert "Traceback" not in finished.output
 
 
 def test_the_same_command_again_adds_nothing_and_shows_the_table_again(copy, study):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
 
 from storage.protocol.variables import STORAGE_PASSWORD
 from tests.postgres_server import PostgresServer
@@ -42,7 +41,7 @@ def study(postgres: PostgresServer, tmp_path_factory) -> InterruptedDatabase:
         driver.wait_for_epochs(trial=0, attempt=1, count=2)
         [rank] = driver.wait_for_ranks(trial=0, attempt=1)
         environment = rank.environ()
-        stored = len(_trials(postgres, url)[0].intermediate_values)
+        stored = len(_trials(postgres)[0].intermediate_values)
         postgres.stop()
         try:
             wait_until(lambda: "The database does not answer" in driver.output, WITHIN_S)
@@ -53,17 +52,15 @@ def study(postgres: PostgresServer, tmp_path_factory) -> InterruptedDatabase:
             postgres.start()
         epochs_when_back = _epochs(workplace)
         finished = driver.finish()
-    return InterruptedDatabase(finished, _trials(postgres, url), epochs_when_back, stored, environment)
+    return InterruptedDatabase(finished, _trials(postgres), epochs_when_back, stored, environment)
 
 
 def _epochs(workplace: Workplace) -> int:
     return len(workplace.trial_dir(0).attempt(1).read_metrics())
 
 
-def _trials(postgres: PostgresServer, url: str) -> list[FrozenTrial]:
-    with_password = make_url(url).set(drivername="postgresql+psycopg", password=postgres.password)
-    storage = with_password.render_as_string(hide_password=False)
-    return optuna.load_study(storage=storage, study_name="small").trials
+def _trials(postgres: PostgresServer) -> list[FrozenTrial]:
+    return optuna.load_study(storage=postgres.url_with_password("away"), study_name="small").trials
 
 
 def test_the_study_completes_when_the_database_is_back(study):
