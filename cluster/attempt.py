@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -37,12 +38,18 @@ class StopSignal:
     def __init__(self) -> None:
         self._requested: Outcome | None = None
         self._changed = threading.Event()
+        self.is_urgent = False
 
     def request(self, outcome: Outcome) -> None:
         """PRUNED ends the ranks at the next epoch boundary; PAUSED, the stronger one, at once, after a checkpoint."""
         if self._requested is not Outcome.PAUSED:
             self._requested = outcome
         self._changed.set()
+
+    def hurry(self) -> None:
+        """Pause, without waiting for a checkpoint."""
+        self.is_urgent = True
+        self.request(Outcome.PAUSED)
 
     @property
     def requested(self) -> Outcome | None:
@@ -212,11 +219,20 @@ def _watch(
             stop_written = True
     if why:
         _close(supervisor)
-        _has_exited(supervisor, request.grace_s + _SUPERVISOR_ENDS_WITHIN_S)
+        _await_end(supervisor, request, stop)
     with _passing_over_transient_errors():
         for metrics in reader.read_new():
             relay(metrics)
     return why
+
+
+def _await_end(supervisor: subprocess.Popen, request: AttemptRequest, stop: StopSignal) -> None:
+    """Until it has seen to the end of the ranks: after a checkpoint, or without one where somebody is in a hurry."""
+    until_s, was_urgent = time.monotonic() + request.grace_s + _SUPERVISOR_ENDS_WITHIN_S, False
+    while not _has_exited(supervisor, _POLL_S) and time.monotonic() < until_s:
+        if stop.is_urgent and not was_urgent:
+            was_urgent = True
+            supervisor.send_signal(signal.SIGQUIT)
 
 
 @contextmanager

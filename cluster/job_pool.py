@@ -206,6 +206,9 @@ class JobPool:
             running.stop, running.stop_again_s = outcome, self.clock.monotonic() + _STOP_AGAIN_S
         self.link.send_stop(running.worker, request.key, outcome)
 
+    def hurry(self) -> None:
+        """The jobs are cancelled as the pool is closed: runners and ranks end with them."""
+
     def next_event(self, timeout_s: float) -> Event | None:
         return self.events.get(timeout_s)
 

@@ -67,6 +67,11 @@ class LocalPool:
             if attempt is not None and attempt.request.key == request.key:
                 attempt.stop.request(outcome)
 
+    def hurry(self) -> None:
+        for attempt in self._attempts.values():
+            if attempt is not None:
+                attempt.stop.hurry()
+
     def next_event(self, timeout_s: float) -> Event | None:
         try:
             event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()

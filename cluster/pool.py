@@ -66,6 +66,10 @@ class Pool(AbstractContextManager["Pool"], Protocol):
         """Ask an attempt to end: PRUNED at its next epoch boundary, PAUSED at once after a checkpoint."""
         ...
 
+    def hurry(self) -> None:
+        """Have what still runs end at once, without a checkpoint; the pool is closed next."""
+        ...
+
     def next_event(self, timeout_s: float) -> Event | None:
         """The next thing that happened, in order; None if nothing did in time."""
         ...

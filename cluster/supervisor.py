@@ -1,7 +1,8 @@
 """Keeps ranks from outliving their runner or their attempt: `python -m cluster.supervisor GRACE_S ATTEMPT COMMAND...`
 
 Standard input is a pipe whose other end the runner holds. When it closes, by whatever death the runner died, or when
-the supervisor is signalled, the ranks get SIGUSR1 (save a checkpoint), GRACE_S seconds, and then SIGKILL. When a newer
+the supervisor is signalled, the ranks get SIGUSR1 (save a checkpoint), GRACE_S seconds, and then SIGKILL; SIGQUIT is
+for a runner in a hurry and leaves out the seconds. When a newer
 attempt than ATTEMPT, a folder, is there, they are killed at once: its ranks are about to start. The exit code is the
 command's, 128 + N if signal N ended it; one that was terminated and did not end with 0 counts as ended by SIGTERM, and
 one that was superseded has an exit code of its own.
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from pathlib import Path
 
@@ -48,23 +49,25 @@ class _News(Enum):
     EXITED = auto()
     TOLD_TO_END = auto()
     SUPERSEDED = auto()
+    IN_A_HURRY = auto()
 
 
 def supervise(grace_s: float, attempt: AttemptDir, command: list[str]) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     # Ranks whose launcher was killed become our children, not init's, so that they can be found.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    signalled = _listen()
+    signalled, hurried = _listen()
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _begin_child(libc)
     )
     superseded = _watch_fence(attempt)
-    news = _wait_for_news(child, signalled, superseded)
+    at_once = {superseded: _News.SUPERSEDED, hurried: _News.IN_A_HURRY}
+    news = _wait_for_news(child, {**at_once, signalled: _News.TOLD_TO_END, sys.stdin.fileno(): _News.TOLD_TO_END})
     if news is _News.TOLD_TO_END:
         child.send_signal(signal.SIGUSR1)
         # A newer attempt's ranks do not wait for the checkpoint of these.
-        if _wait_for_exit(child, superseded, grace_s) is _News.SUPERSEDED:
-            news = _News.SUPERSEDED
+        if (later := _wait_for_news(child, at_once, grace_s)) in at_once.values():
+            news = later
     if child.poll() is None:
         # srun's ranks are no children of it: only srun itself can end them, and does at SIGTERM.
         child.terminate()
@@ -73,19 +76,25 @@ def supervise(grace_s: float, attempt: AttemptDir, command: list[str]) -> int:
     exit_code = _kill_descendants(child)
     if news is _News.SUPERSEDED:
         return ExitCode.SUPERSEDED
-    if news is _News.TOLD_TO_END and exit_code != 0:
+    if news in (_News.TOLD_TO_END, _News.IN_A_HURRY) and exit_code != 0:
         return 128 + signal.SIGTERM
     return exit_code if exit_code >= 0 else 128 - exit_code
 
 
-def _listen() -> int:
-    """A file descriptor that can be read from once a signal has come."""
+def _listen() -> tuple[int, int]:
+    """File descriptors that can be read from once a signal has come: one that asks for an end, and one for haste."""
     signalled, note = os.pipe()
-    os.set_blocking(note, False)
-    signal.set_wakeup_fd(note)
+    hurried, note_haste = os.pipe()
     for number in _ENDING_SIGNALS:
-        signal.signal(number, lambda signum, frame: None)
-    return signalled
+        signal.signal(number, lambda signum, frame: _tell(note))
+    signal.signal(signal.SIGQUIT, lambda signum, frame: _tell(note_haste))
+    return signalled, hurried
+
+
+def _tell(note: int) -> None:
+    os.set_blocking(note, False)
+    with contextlib.suppress(BlockingIOError):
+        os.write(note, b"s")
 
 
 def _watch_fence(attempt: AttemptDir) -> int:
@@ -117,30 +126,22 @@ def _begin_child(libc: ctypes.CDLL) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait_for_news(child: subprocess.Popen, signalled: int, superseded: int) -> _News:
-    """The first thing that happens; an exit before all else that happened at the same time."""
+def _wait_for_news(child: subprocess.Popen, news_of: Mapping[int, _News], within_s: float | None = None) -> _News:
+    """The first thing that happens; an exit before all else that happened at the same time.
+
+    Args:
+        news_of: From a file descriptor to what it means that it can be read from. Nothing is ever written to the
+            runner's pipe: the only news it has is that the runner is gone. The first of several counts.
+        within_s: After which the wait is over, and TOLD_TO_END it stays.
+    """
     poller = select.poll()
     with _exit_descriptor(child) as exited:
-        for descriptor in (exited, signalled, superseded):
-            poller.register(descriptor, select.POLLIN)
-        # Nothing is ever written to the pipe: the only news it has is that the runner is gone.
-        poller.register(sys.stdin.fileno(), select.POLLIN | select.POLLHUP)
-        happened = {descriptor for descriptor, _ in poller.poll()}
+        for descriptor in (exited, *news_of):
+            poller.register(descriptor, select.POLLIN | select.POLLHUP)
+        happened = {descriptor for descriptor, _ in poller.poll(None if within_s is None else within_s * 1000)}
     if exited in happened:
         return _News.EXITED
-    return _News.SUPERSEDED if superseded in happened else _News.TOLD_TO_END
-
-
-def _wait_for_exit(child: subprocess.Popen, superseded: int, within_s: float) -> _News:
-    """EXITED, or why there is nothing more to wait for."""
-    poller = select.poll()
-    with _exit_descriptor(child) as exited:
-        poller.register(exited, select.POLLIN)
-        poller.register(superseded, select.POLLIN)
-        happened = {descriptor for descriptor, _ in poller.poll(within_s * 1000)}
-    if exited in happened:
-        return _News.EXITED
-    return _News.SUPERSEDED if superseded in happened else _News.TOLD_TO_END
+    return next((news for descriptor, news in news_of.items() if descriptor in happened), _News.TOLD_TO_END)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,12 @@ def check_options(kind: str, name: str, given: frozenset[str]) -> None:
 
 @cache
 def _read_options(path: Path) -> Options:
-    for node in ast.parse(path.read_text(), str(path)).body:
+    try:
+        module = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (SyntaxError, ValueError) as error:
+        place = f"{path}, line {error.lineno}" if isinstance(error, SyntaxError) else str(path)
+        raise CatalogError(f"{place}: this is not Python: {error}.") from error
+    for node in module.body:
         if isinstance(node, ast.FunctionDef) and node.name == "build":
             pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             defaults = {argument.arg: default is not None for argument, default in pairs}

@@ -15,8 +15,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of what is killed and when")
     parser.add_argument("--trials", type=int, default=4, metavar="N")
-    parser.add_argument("--epochs", type=int, default=200, metavar="N")
-    parser.add_argument("--mean-pause", type=float, default=15.0, metavar="SECONDS", help="between two kills")
+    parser.add_argument("--epochs", type=int, default=500, metavar="N")
+    parser.add_argument("--mean-pause", type=float, default=6.0, metavar="SECONDS", help="between two kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="switchyard-chaos-") as folder:
         print(f"undisturbed: {arguments.trials} trials of {arguments.epochs} epochs", flush=True)

@@ -105,6 +105,20 @@ def test_ranks_that_do_not_go_are_killed_after_the_grace_time(start, tmp_path):
     assert not stubborn.is_running()
 
 
+@pytest.mark.parametrize("asked_first", [False, True])
+def test_a_runner_in_a_hurry_does_not_wait_for_the_command_to_save(start, tmp_path, asked_first):
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    supervisor = start(600, "sh", "-c", f"trap '' USR1; {sys.executable} stubborn.py; exit 1")
+    stubborn = process_named(tmp_path, "stubborn")
+    if asked_first:
+        supervisor.stdin.close()
+
+    supervisor.send_signal(signal.SIGQUIT)
+
+    assert supervisor.wait(60) == 128 + signal.SIGTERM
+    assert not stubborn.is_running()
+
+
 def test_a_command_that_a_request_to_save_ends_was_interrupted_and_did_not_crash(start, tmp_path):
     # It does not listen yet, as Python does not in its first moments.
     supervisor = start(60, "sh", "-c", "touch deaf; exec sleep 1000")

@@ -5,6 +5,7 @@ The attempts' ranks are stand-ins for mpirun: what they do is not the pool's aff
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -215,6 +216,24 @@ def test_leaving_the_pool_pauses_what_still_runs(tmp_path):
 
         result = wait_until(attempt_of(request).read_result, WITHIN_S)
         assert result.outcome is Outcome.PAUSED, name
+        assert pool.left_behind() == [], name
+
+
+def test_leaving_a_pool_in_a_hurry_waits_for_no_checkpoint(tmp_path):
+    deaf = (
+        "signal.signal(signal.SIGUSR1, signal.SIG_IGN)\nattempt.write_communicator(REPORT)\nwhile True: signal.pause()"
+    )
+    for name, open_pool in POOLS.items():
+        with open_pool() as (pool, batch):
+            pool.ask_for(1)
+            work = PoolAtWork(pool, tmp_path / name, batch)
+            # Of ranks that were waited for, the test would see its own time limit.
+            request = dataclasses.replace(work.request(7, deaf), grace_s=3600.0)
+            pool.start(request, work.worker())
+            wait_until(lambda request=request: attempt_of(request).read_communicator(), WITHIN_S)
+            pool.hurry()
+
+        assert attempt_of(request).read_result() is None
         assert pool.left_behind() == [], name
 
 

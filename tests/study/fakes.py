@@ -67,6 +67,7 @@ class FakePool:
     time_left: float = float("inf")
     on_start: Callable[[AttemptRequest], None] = lambda request: None
     error: Exception | None = None
+    is_hurried: bool = False
 
     def __enter__(self) -> FakePool:
         return self
@@ -89,6 +90,9 @@ class FakePool:
         self.running[worker] = request
         self.started.append(request)
         self.on_start(request)
+
+    def hurry(self) -> None:
+        self.is_hurried = True
 
     def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
         self.stopped.append((request.key, outcome))

@@ -356,6 +356,7 @@ def test_a_second_stop_waits_for_nothing(study):
 
     assert loop.step(0.0)
     assert study.clock.now_s == before_s
+    assert study.pool.is_hurried
 
 
 def test_a_trial_that_completes_while_it_is_asked_to_pause_is_told(study):
