@@ -332,7 +332,9 @@ class StudyLoop:
         if not failure.is_of_the_allocation:
             return
         self._failed_allocations += 1
-        allowed = _MAX_FAILED_ALLOCATIONS if self._has_met else _MAX_FAILED_FIRST_ALLOCATIONS
+        # On one machine there is nowhere else to try.
+        may_be_one_node = self._has_met and self._plan.site.slurm is not None
+        allowed = _MAX_FAILED_ALLOCATIONS if may_be_one_node else _MAX_FAILED_FIRST_ALLOCATIONS
         if self._failed_allocations >= allowed:
             site, count = self._plan.site, self._failed_allocations
             what = "start any rank" if failure is Failure.NOT_LAUNCHED else "train"
