@@ -36,7 +36,9 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
     if slurm is not None:
         _describe_jobs(plan, slurm, table)
     console.print(table)
-    console.print("\nfirst request:", json.dumps(to_plain(request), indent=2), sep="\n", highlight=False, markup=False)
+    # Not wrapped: it is JSON, which a line break in a long path would spoil.
+    wire = json.dumps(to_plain(request), indent=2)
+    console.print("\nfirst request:", wire, sep="\n", highlight=False, markup=False, soft_wrap=True)
     if job_script is not None:
         console.print("\njob script:\n", job_script, sep="\n", highlight=False, markup=False, soft_wrap=True)
     try:

@@ -57,6 +57,7 @@ class Workplace:
     """Put before a command, starts it where only some processes see the folder..."""
     inner_folder: Path | None = None
     """...under this name."""
+    program: Path = RUN
 
     @property
     def study_dir(self) -> Path:
@@ -82,7 +83,7 @@ class Workplace:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def command(self, *arguments: str) -> list[str]:
-        run = (sys.executable, str(RUN), "--config", "small.toml", "--site", "here.toml")
+        run = (sys.executable, str(self.program), "--config", "small.toml", "--site", "here.toml")
         return [*self.enter, *run, *self.options, *arguments]
 
     def run_on_terminal(self, *arguments: str) -> Finished:

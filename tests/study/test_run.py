@@ -285,6 +285,16 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_no_trace(tmp_path):
         assert word in dry.output
 
 
+def test_a_dry_run_prints_the_very_request_that_the_run_sends(study):
+    # Narrower than any path.
+    dry = study.workplace.run("--dry-run", COLUMNS="40")
+
+    printed, _ = json.JSONDecoder().raw_decode(dry.output.partition("first request:\n")[2])
+    sent = json.loads((study.workplace.trial_dir(0).attempt(1).path / "request.json").read_text())
+    # On one machine nothing differs. A job's request says how much of its walltime is left when it is sent.
+    assert printed == sent
+
+
 def test_a_dry_run_shows_another_site_s_job_and_what_it_has_still_to_be_told(tmp_path):
     dry = new_workplace(tmp_path).run("--dry-run", "--site", "jureca-dc")
 

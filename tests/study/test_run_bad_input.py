@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from storage.protocol.variables import STORAGE_PASSWORD
+from tests.architecture.sources import REPOSITORY
 from tests.study.driver import Workplace, new_workplace
 
 SECRET = "hunter2"
@@ -63,6 +66,11 @@ def workplace(tmp_path: Path) -> Workplace:
             ["global_batch_size=15 does not split evenly over 2 ranks; use 8 or 16"],
             id="a choice that does not split over the ranks",
         ),
+        pytest.param(
+            ["--set", "training.loader_batch_size=5000000"],
+            ["loader_batch_size=5000000", "64 training samples of synthetic_bigearthnet", "use at most 32"],
+            id="a loader batch far beyond the data",
+        ),
         pytest.param(["--set", "dataset.val=1"], ["the val split", "holds 1 samples", "2 ranks"], id="a small split"),
         pytest.param(
             ["--storage", "postgresql://ada@127.0.0.1:1/studies"],
@@ -93,6 +101,48 @@ def test_it_is_told_in_one_line_with_what_to_do_and_leaves_nothing_behind(workpl
         assert words in error
     assert SECRET not in error
     assert set(workplace.files()) == before
+
+
+MODEL_OF_PROBABILITIES = """
+import keras
+
+
+def build(input_shape, classes):
+    images = keras.Input(input_shape)
+    features = keras.layers.GlobalAveragePooling2D()(images)
+    return keras.Model(images, keras.layers.Dense(classes, activation="sigmoid")(features))
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        pytest.param("def build(input_shape, classes)\n", ["own.py, line 1", "not Python"], id="a syntax error"),
+        pytest.param(
+            MODEL_OF_PROBABILITIES,
+            ["model 'own' gives probabilities", "the loss takes logits"],
+            id="probabilities in the place of logits",
+        ),
+    ],
+)
+def test_a_model_of_one_s_own_that_cannot_be_trained_is_told_before_anything_is_stored(workplace, model, said):
+    tree = workplace.folder / "tree"
+    for package in ("study", "cluster", "storage", "trainers"):
+        shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "trainers/models/own.py").write_text(model)
+    here = replace(workplace, program=tree / "study/run.py")
+    before = files_of_studies(here)
+
+    error = here.run("--set", "model={name='own'}").error
+
+    for words in said:
+        assert words in error
+    assert files_of_studies(here) == before
+
+
+def files_of_studies(workplace: Workplace) -> set[str]:
+    """Python keeps what it has compiled beside its source."""
+    return {path for path in workplace.files() if not path.startswith("tree/")}
 
 
 def write_images(folder: Path, rows: list[str]) -> None:
