@@ -63,7 +63,7 @@ class BatchSystem(Protocol):
         ...
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        """End jobs, whatever state they are in; those that are over stay so.
+        """End jobs, whatever state they are in; those that are over stay so, and unknown ones are passed over.
 
         Raises:
             BatchSystemError: They may go on.

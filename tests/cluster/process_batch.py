@@ -51,7 +51,7 @@ class ProcessBatch:
         return job_id
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        for job_id in job_ids:
+        for job_id in self.processes.keys() & set(job_ids):
             self.processes[job_id][1].terminate()
 
     def queue(self) -> list[QueuedJob]:
