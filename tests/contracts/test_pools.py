@@ -219,22 +219,21 @@ def test_leaving_the_pool_pauses_what_still_runs(tmp_path):
         assert pool.left_behind() == [], name
 
 
-def test_leaving_a_pool_in_a_hurry_waits_for_no_checkpoint(tmp_path):
+def test_leaving_a_local_pool_in_a_hurry_waits_for_no_checkpoint(tmp_path):
+    """Jobs are cancelled as their pool is left, in a hurry or not."""
     deaf = (
         "signal.signal(signal.SIGUSR1, signal.SIG_IGN)\nattempt.write_communicator(REPORT)\nwhile True: signal.pause()"
     )
-    for name, open_pool in POOLS.items():
-        with open_pool() as (pool, batch):
-            pool.ask_for(1)
-            work = PoolAtWork(pool, tmp_path / name, batch)
-            # Of ranks that were waited for, the test would see its own time limit.
-            request = dataclasses.replace(work.request(7, deaf), grace_s=3600.0)
-            pool.start(request, work.worker())
-            wait_until(lambda request=request: attempt_of(request).read_communicator(), WITHIN_S)
-            pool.hurry()
+    with local_pool() as (pool, _):
+        work = PoolAtWork(pool, tmp_path)
+        # A wait for these would last longer than the test may.
+        request = dataclasses.replace(work.request(7, deaf), grace_s=3600.0)
+        pool.start(request, work.worker())
+        wait_until(lambda: attempt_of(request).read_communicator(), WITHIN_S)
+        pool.hurry()
 
-        assert attempt_of(request).read_result() is None
-        assert pool.left_behind() == [], name
+    assert attempt_of(request).read_result() is None
+    assert pool.left_behind() == []
 
 
 # What only pools of jobs can lose.
