@@ -85,7 +85,7 @@ REFUSED = {
     "loader batch beyond the data": (
         dataclasses.replace(SPEC, loader_batch_size=TRAIN + 8),
         ExitCode.BAD_SPEC,
-        r"loader_batch_size=104, but each of the 2 ranks has 48 training samples of synthetic_bigearthnet",
+        r"loader_batch_size=104 is what one rank loads at once, but all 2 ranks together have 96 training samples",
     ),
     "empty split": (
         dataclasses.replace(SPEC, dataset=ComponentSpec("synthetic_bigearthnet", {"train": 96, "val": 1, "size": 8})),
