@@ -115,9 +115,6 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
     # The environment's own mpirun comes first: it belongs to the Open MPI that Horovod was built against.
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     return {
-        # TensorFlow 2.20's oneDNN kernels write beyond their memory: a bare training step of small_resnet with width=8
-        # on 120 x 120 pixels ends in "double free" or a segmentation fault. Eigen's take up to twice as long on a CPU.
-        "TF_ENABLE_ONEDNN_OPTS": "0",
         **inherited,
         "PATH": path,
         "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH", "")])),

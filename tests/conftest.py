@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.postgres_server import PostgresServer, find_programs, run_postgres
-
-
-def pytest_configure() -> None:
-    # Before a test imports TensorFlow, and for the processes that tests start: docs/adr/0006.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 @pytest.fixture(scope="session")

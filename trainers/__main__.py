@@ -35,8 +35,6 @@ def main() -> int:
         own_attempt.record_rank_began()
     # MPI starts here, and TensorFlow is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # As cluster/attempt.py has it, for a trial that is started by hand: oneDNN's kernels corrupt memory.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from trainers.checkpoint import CheckpointOwner
     from trainers.communicator import Communicator, configure_threads
     from trainers.train import build_training, train

@@ -24,6 +24,7 @@ from trainers import components
 from trainers.batch_plan import plan_batch
 from trainers.datasets import Dataset, DatasetError, Split, read_samples
 from trainers.faults import SpecError, values_are_of_the_spec
+from trainers.onednn import overflowing_convolutions
 
 if TYPE_CHECKING:
     import keras
@@ -97,9 +98,19 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
     source = dataset.open(Split.TRAIN)
     samples, labels = map(tf.constant, read_samples(source, np.arange(min(_SAMPLES_TRIED, len(source)))))
     images = dataset.to_model_input(samples)
+    _check_convolutions(state.model, spec.model.name)
     _check_outputs(state.model, images, (len(labels), len(dataset.class_names)), spec.model.name)
     step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), spec.seed)
     step(samples, labels, tf.constant(1)).numpy()
+
+
+def _check_convolutions(model: keras.Model, name: str) -> None:
+    if found := overflowing_convolutions(model):
+        raise SpecError(
+            f"model {name!r} has a 1 x 1 convolution with a stride and fewer than 16 input channels ({found[0]}): its "
+            "gradient corrupts memory on a CPU (docs/adr/0006). Take every nth pixel first, as in "
+            "features[:, ::stride, ::stride, :], and convolve with stride 1; that gives the same."
+        )
 
 
 def _check_outputs(model: keras.Model, images: tf.Tensor, shape: tuple[int, int], name: str) -> None:
@@ -153,7 +164,6 @@ def main() -> int:
     parser.add_argument("--memory-per-rank", type=float, default=math.inf, metavar="BYTES")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # One that is taken by this process would be missing to a trial; and the login node may have none.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:

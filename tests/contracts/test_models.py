@@ -9,8 +9,10 @@ import tensorflow as tf
 
 from storage.protocol.records import ComponentSpec
 from study.catalog import component_names
+from tests.contracts.model_examples import NARROWEST
 from trainers import components
 from trainers.components import ComponentError
+from trainers.onednn import overflowing_convolutions
 
 CLASSES = 5
 
@@ -44,6 +46,17 @@ def test_standardised_images_are_not_rescaled_again(model):
     preprocessing = (keras.layers.Rescaling, keras.layers.Normalization)
 
     assert not [layer.name for layer in model.layers if isinstance(layer, preprocessing)]
+
+
+def test_there_is_an_example_of_narrow_layers(name):
+    assert name in NARROWEST, f"add {name!r} to NARROWEST in tests/contracts/model_examples.py"
+
+
+@pytest.mark.parametrize("bands", [1, 3, 12])
+def test_no_convolution_is_one_whose_gradient_corrupts_memory(name, bands):
+    model = build(name, (32, 32, bands), **NARROWEST[name])
+
+    assert overflowing_convolutions(model) == []
 
 
 def test_every_weight_is_a_float_that_ranks_can_average(model):

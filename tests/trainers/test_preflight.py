@@ -36,6 +36,9 @@ DROPPED_IN = {
         features="images", head='layers.Dense(classes, kernel_initializer="zeros", bias_initializer="ones")'
     ),
     "gives_one_class_more": MODEL.format(features="images", head="layers.Dense(classes + 1)"),
+    "corrupts_memory": MODEL.format(
+        features='layers.Conv2D(4, 1, strides=2, name="shortcut")(images)', head="layers.Dense(classes)"
+    ),
     "needs_larger_images": MODEL.format(features="layers.Conv2D(4, 9)(images)", head="layers.Dense(classes)"),
 }
 
@@ -114,6 +117,13 @@ def test_a_model_with_the_wrong_number_of_outputs_is_refused_with_the_right_one(
 
 def test_a_model_that_cannot_be_built_for_these_images_is_refused_with_its_own_words(tree, tmp_path):
     assert "negative" in refusal(build_with("needs_larger_images", tree, tmp_path))
+
+
+def test_a_model_whose_gradient_corrupts_memory_is_refused_with_the_way_round(tree, tmp_path):
+    words = refusal(build_with("corrupts_memory", tree, tmp_path))
+
+    assert "fewer than 16 input channels (shortcut)" in words
+    assert "features[:, ::stride, ::stride, :]" in words
 
 
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path):

@@ -102,7 +102,8 @@ def _residual_block(
 ) -> keras.KerasTensor:
     shortcut = features
     if stride > 1 or features.shape[-1] != filters:
-        shortcut = unit(features, filters, kernel=1, stride=stride)
+        # Not a stride of the convolution, which is the same but for few channels corrupts memory: docs/adr/0006.
+        shortcut = unit(features[:, ::stride, ::stride, :] if stride > 1 else features, filters, kernel=1)
     branch = layers.ReLU()(unit(features, filters, stride=stride))
     # Every block starts as its shortcut alone, which keeps high learning rates stable, normalised or not
     # (Goyal et al. 2017, arXiv:1706.02677, section 5.1; Zhang et al. 2019, arXiv:1901.09321).
