@@ -19,6 +19,7 @@ import tensorflow as tf
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSpec
 from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
+from trainers.batch_normalisation import fuse_batch_normalisation
 from trainers.batch_plan import BatchPlan, plan_batch
 from trainers.batch_policies import BatchPolicy
 from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
@@ -90,6 +91,7 @@ def build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
     """
     with values_are_of_the_spec():
         model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
+        model = fuse_batch_normalisation(model)
         optimizer = components.build("optimizers", spec.optimizer, model)
         optimizer.build(model.trainable_variables)
     return TrainingState(model, optimizer)

@@ -17,7 +17,7 @@ _CASES = [("small_resnet", 4), ("small_resnet", 32), ("efficientnet_b0", 2)]
 
 
 def measure_training() -> list[Row]:
-    """The trainer's four ratios, on two ranks and on one, for each case."""
+    """The trainer's five ratios, on two ranks and on one, for each case."""
     return [row for model, micro_batch in _CASES for row in _measure(model, micro_batch)]
 
 
@@ -27,6 +27,13 @@ def _measure(model: str, micro_batch: int) -> list[Row]:
     return [
         Row("small phase: Algorithm 1 as printed / ours", case, two["algorithm_1_to_ours"], ">= 1.2"),
         Row("pipeline and Horovod, 1 rank / bare step", case, one["pipeline_to_bare_step"], ">= 0.95"),
+        # Fewer, larger operations save what their number costs: much of EfficientNet's many layers.
+        Row(
+            "a step: Keras' own kernels / fused",
+            case,
+            one["keras_to_fused"],
+            ">= 1.25" if model == "efficientnet_b0" else "",
+        ),
         Row("first step after the switch / median", case, two["first_big_step_to_median"], "<= 1.5"),
         Row("epoch before / after the switch", case, two["epoch_before_to_after"]),
     ]

@@ -21,8 +21,10 @@ import tensorflow as tf
 
 from storage.protocol.records import ComponentSpec, EpochMetrics, TrialSpec
 from storage.protocol.trial_dir import TrialDir
+from trainers import components
 from trainers.checkpoint import CheckpointOwner, Progress
 from trainers.communicator import Communicator, configure_threads
+from trainers.datasets import Dataset
 from trainers.demand import Demand
 from trainers.loader import read_batches, training_order
 from trainers.train import Training, build_training, train, train_epoch
@@ -39,7 +41,10 @@ def main(model: str, micro_batch: int) -> None:
     spec = _spec(model, micro_batch, communicator.world_size)
     training = build_training(spec, communicator)
     if communicator.world_size == 1:
-        result = {"pipeline_to_bare_step": pipeline_to_bare_step(training)}
+        result = {
+            "pipeline_to_bare_step": pipeline_to_bare_step(training),
+            "keras_to_fused": keras_to_fused(training, micro_batch),
+        }
     else:
         result = {"algorithm_1_to_ours": algorithm_1_to_ours(training), **switch_costs(training)}
     if communicator.is_first:
@@ -60,23 +65,32 @@ def algorithm_1_to_ours(training: Training) -> float:
     return _ratio(as_printed, ours)
 
 
+def keras_to_fused(training: Training, micro_batch: int) -> float:
+    """Time of a step of the same model and optimizer as Keras computes them, over that with fused kernels."""
+    spec, state = training.spec, training.state
+    model = components.build("models", spec.model, training.dataset.input_shape, len(training.dataset.class_names))
+    optimizer = keras.optimizers.SGD(**spec.optimizer.options)
+    optimizer.build(model.trainable_variables)
+    samples, labels = (tensor[:micro_batch] for tensor in _one_loader_batch(training))
+    steps_of_keras = _bare_step(training.dataset, model, optimizer)
+    steps_fused = _bare_step(training.dataset, state.model, state.optimizer)
+
+    def times_split(step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(_SPLIT):
+                step(samples, labels).numpy()
+
+        return run
+
+    return _ratio(times_split(steps_of_keras), times_split(steps_fused))
+
+
 def pipeline_to_bare_step(training: Training) -> float:
     """Throughput of an epoch of big batches, with loader and Horovod, over that of the step on a batch in memory."""
     samples, labels = _one_loader_batch(training)
     steps = len(training.train) // training.spec.loader_batch_size
     plan = training.plan(training.policy.global_batch_sizes[-1])
-    state = training.state
-
-    @tf.function
-    def bare_step(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = state.model(training.dataset.to_model_input(samples), training=True)
-            loss = tf.reduce_mean(
-                tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
-            )
-        weights = [variable.value for variable in state.model.trainable_variables]
-        state.optimizer.apply(tape.gradient(loss, weights), state.model.trainable_variables)
-        return loss
+    bare_step = _bare_step(training.dataset, training.state.model, training.state.optimizer)
 
     def bare() -> None:
         for _ in range(steps):
@@ -116,6 +130,25 @@ def switch_costs(training: Training) -> dict[str, float]:
         "first_big_step_to_median": big_steps[0] / median(big_steps[1:]),
         "epoch_before_to_after": epochs[0].wall_s / median(m.wall_s for m in epochs[switch_epoch:]),
     }
+
+
+def _bare_step(
+    dataset: Dataset, model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """One update of (samples, labels) that lie in memory, with no Horovod; gives the loss."""
+    weights = [variable.value for variable in model.trainable_variables]
+
+    @tf.function
+    def bare_step(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = model(dataset.to_model_input(samples), training=True)
+            loss = tf.reduce_mean(
+                tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
+            )
+        optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
+        return loss
+
+    return bare_step
 
 
 def _algorithm_1(training: Training) -> Callable[[tf.Tensor, tf.Tensor], None]:

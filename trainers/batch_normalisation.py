@@ -1,0 +1,82 @@
+"""Batch normalisation as one kernel. Keras on TensorFlow makes ten small operations of each layer, and as many again
+for its gradient; TensorFlow's own kernel, cuDNN's on a GPU, does the same in one pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+# The class of every keras.Model(inputs, outputs), which Keras keeps to itself.
+from keras.src.models.functional import Functional
+
+# What the kernel normalises along the last axis: [batch, height, width, channels].
+_KERNEL_RANK = 4
+
+
+def fuse_batch_normalisation(model: keras.Model) -> keras.Model:
+    """The same model, with names, order and values of all variables, in which one kernel does each normalisation.
+
+    A model that is not a graph of layers (a subclass of keras.Model with a `call` of its own) stays as it is, and so do
+    the layers of other kinds, which both models share: use the new one only.
+    """
+    if type(model) not in (keras.Sequential, Functional):
+        return model
+    fused = keras.models.clone_model(model, clone_function=_fuse, recursive=True)
+    fused.set_weights(model.get_weights())
+    return fused
+
+
+class FusedBatchNormalization(layers.BatchNormalization):
+    """Keras' layer with its variables, in TensorFlow's FusedBatchNormV3.
+
+    Inputs float32 or bfloat16, [batch, channels] or [batch, height, width, channels]; the statistics are float32, and
+    the moving variance is Keras' own, of the batch without Bessel's correction. What the kernel does not know (a mask,
+    another axis or rank, statistics over several replicas) Keras computes.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+        if mask is not None or not self._suits_the_kernel(inputs):
+            return super().call(inputs, training=training, mask=mask)
+        inputs = tf.cast(inputs, self.compute_dtype)
+        shape = tf.shape(inputs)
+        learns = bool(training) and self.trainable
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs if len(inputs.shape) == _KERNEL_RANK else inputs[:, None, None, :],
+            scale=tf.ones_like(self.moving_mean.value) if self.gamma is None else self.gamma.value,
+            offset=tf.zeros_like(self.moving_mean.value) if self.beta is None else self.beta.value,
+            mean=tf.zeros(0) if learns else self.moving_mean.value,
+            variance=tf.zeros(0) if learns else self.moving_variance.value,
+            epsilon=self.epsilon,
+            is_training=learns,
+        )
+        if learns:
+            # The kernel divides by one less than the number of pixels.
+            pixels = tf.cast(tf.reduce_prod(shape[:-1]), tf.float32)
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance * (tf.maximum(pixels - 1.0, 1.0) / pixels))
+        return tf.reshape(outputs, shape) if len(inputs.shape) != _KERNEL_RANK else outputs
+
+    def _move(self, average: keras.Variable, value: tf.Tensor) -> None:
+        average.assign(average.value * self.momentum + value * (1.0 - self.momentum))
+
+    def _suits_the_kernel(self, inputs: tf.Tensor) -> bool:
+        rank = len(inputs.shape)
+        return (
+            rank in (2, _KERNEL_RANK)
+            and self.axis in (-1, rank - 1)
+            and not self.synchronized
+            and not self.renorm
+            and self.compute_dtype in ("float32", "bfloat16")
+            and self.variable_dtype == "float32"
+        )
+
+
+def _fuse(layer: Any) -> Any:
+    # Of this very class: a subclass may compute something else.
+    if type(layer) is not layers.BatchNormalization:
+        return layer
+    return FusedBatchNormalization.from_config(layer.get_config())
