@@ -23,13 +23,14 @@ class BatchPlan:
     def local_batch_size(self) -> int:
         return self.loader_batch_size // self.split
 
-    def micro_batches(self, samples: int) -> int:
-        """Updates for a loader batch of `samples` samples: the last one of an epoch may hold fewer than the others.
+    def updates(self, samples: int) -> int:
+        """Updates that a rank makes of `samples` samples. Fewer than local_batch_size of them are left over, so that
+        all updates have one shape."""
+        return samples // self.local_batch_size
 
-        A short loader batch is cut into as many near-equal pieces as keep each within the local batch size, so no
-        sample is dropped and no update rests on a sliver.
-        """
-        return -(-samples // self.local_batch_size)
+    def loader_batches(self, samples: int) -> int:
+        """Loader batches that these updates come in; the last one may hold fewer updates than the others."""
+        return math.ceil(self.updates(samples) / self.split)
 
 
 def plan_batch(global_batch_size: int, world_size: int, loader_batch_size: int) -> BatchPlan:
@@ -58,6 +59,12 @@ def plan_batch(global_batch_size: int, world_size: int, loader_batch_size: int) 
             f"does not divide loader_batch_size={loader_batch_size} evenly; use {nearest}."
         )
     return BatchPlan(loader_batch_size, split=loader_batch_size // local_batch_size)
+
+
+def evaluation_batch_size(samples: int, loader_batch_size: int) -> int:
+    """Samples per batch of an evaluation: as few batches as loader_batch_size allows, with the least padding."""
+    batches = max(1, math.ceil(samples / loader_batch_size))
+    return max(1, math.ceil(samples / batches))
 
 
 def _nearest_valid(size: int, world_size: int, loader_batch_size: int) -> str:

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +20,16 @@ _BATCHES_IN_MEMORY = 3
 
 _ALIGNMENT = 64
 
-Batch = tuple[tf.Tensor, tf.Tensor]
+
+class Batch(NamedTuple):
+    """Of one shape, however many samples there were: another one would be compiled, or tuned for, when it comes."""
+
+    samples: tf.Tensor
+    """As stored, [batch_size, *sample_shape]."""
+    labels: tf.Tensor
+    """uint8 [batch_size, classes]."""
+    sample_count: int
+    """Rows that hold a sample. What is behind them is padding: earlier samples or zeros, and labels of zero."""
 
 
 def training_order(samples: int, seed: int, epoch: int, rank: int, world_size: int) -> NDArray[np.int64]:
@@ -53,18 +63,19 @@ def evaluation_order_of(source: SampleSource, rank: int, world_size: int) -> NDA
 
 
 def read_batches(source: SampleSource, order: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
-    """Hand over `order` in batches as stored samples [n, *sample_shape] and labels uint8 [n, classes].
+    """Hand over `order` in batches of `batch_size` rows, of which the last one may be padded.
 
-    The last batch may be shorter. A batch is there until the next one is asked for; its memory is then read into again.
+    A batch is there until the next one is asked for; its memory is then read into again.
     """
-    size = min(batch_size, len(order))
-    buffers = itertools.cycle(_SampleBuffer(size, source) for _ in range(_BATCHES_IN_MEMORY))
+    buffers = itertools.cycle(_SampleBuffer(batch_size, source) for _ in range(_BATCHES_IN_MEMORY))
 
     def read(start: int, buffer: _SampleBuffer) -> Batch:
         indices = order[start : start + batch_size]
         labels = source.read(indices, buffer.array[: len(indices)])
+        padded = np.zeros((batch_size, *labels.shape[1:]), labels.dtype)
+        padded[: len(indices)] = labels
         # To the device here, off the training thread; where that is the CPU, it is the same memory.
-        return tf.identity(buffer.first(len(indices))), tf.convert_to_tensor(labels)
+        return Batch(tf.identity(buffer.tensor), tf.convert_to_tensor(padded), len(indices))
 
     pending: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as reader:
@@ -88,18 +99,15 @@ class _SampleBuffer:
     """
 
     def __init__(self, batch_size: int, source: SampleSource) -> None:
-        self.array = _aligned_empty((batch_size, *source.sample_shape), source.sample_dtype)
+        # Not empty: padding is computed on, and what happens to lie in memory may be no sample.
+        self.array = _aligned_zeros((batch_size, *source.sample_shape), source.sample_dtype)
         # Lives as long as the array, so that TensorFlow's threads are never the last to let go of Python's memory.
-        self._tensor = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
-
-    def first(self, samples: int) -> tf.Tensor:
-        """Of a full buffer, the very memory; a part is copied."""
-        return self._tensor if samples == len(self.array) else tf.convert_to_tensor(self.array[:samples])
+        self.tensor = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
 
 
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[np.integer]:
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[np.integer]:
     """Where TensorFlow's kernels expect a tensor to begin; numpy's own arrays may begin at any multiple of 16."""
     size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)

@@ -22,6 +22,7 @@ from storage.protocol.records import TrialSpec
 from storage.protocol.trial_dir import TrialDir
 from trainers import components
 from trainers.batch_plan import plan_batch
+from trainers.batch_policies import BatchPolicy
 from trainers.datasets import Dataset, DatasetError, Split, read_samples
 from trainers.faults import SpecError, values_are_of_the_spec
 from trainers.onednn import overflowing_convolutions
@@ -58,6 +59,7 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
                 f"for each of the {spec.world_size} ranks."
             )
     _check_loader_batch(spec, dataset, memory_bytes)
+    _check_updates(spec, policy, sizes[Split.TRAIN])
     return dataset
 
 
@@ -78,6 +80,18 @@ def _check_loader_batch(spec: TrialSpec, dataset: Dataset, memory_bytes: float) 
             f"alone, and a rank has {memory_bytes / 2**30:.1f} GiB; use at most "
             f"{int(spec.loader_batch_size * memory_bytes / needed)}."
         )
+
+
+def _check_updates(spec: TrialSpec, policy: BatchPolicy, samples: int) -> None:
+    """An update has its whole batch, or is not made."""
+    per_rank = samples // spec.world_size
+    for size in policy.global_batch_sizes:
+        if size > per_rank * spec.world_size:
+            raise SpecError(
+                f"global_batch_size={size} takes {size // spec.world_size} samples of each of the {spec.world_size} "
+                f"ranks for one update, but each has {per_rank} training samples of {spec.dataset.name}; use at most "
+                f"{per_rank * spec.world_size}."
+            )
 
 
 def try_build(spec: TrialSpec, dataset: Dataset) -> None:
@@ -101,7 +115,7 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
     _check_convolutions(state.model, spec.model.name)
     _check_outputs(state.model, images, (len(labels), len(dataset.class_names)), spec.model.name)
     step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), spec.seed)
-    step(samples, labels, tf.constant(1)).numpy()
+    step(samples, labels, tf.constant(len(labels)), tf.constant(1)).numpy()
 
 
 def _check_convolutions(model: keras.Model, name: str) -> None:

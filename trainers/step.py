@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from trainers.datasets import AugmentedDataset, Dataset
 
-TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-EvaluateStep = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+EvaluateStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class GradientAverager(Protocol):
@@ -30,11 +30,12 @@ def compile_train_step(
     communicator: GradientAverager,
     seed: int,
 ) -> TrainStep:
-    """Algorithm 1 of the paper as one compiled call: (samples, labels, micro_batches) -> sum of the samples' losses.
+    """Algorithm 1 of the paper as one compiled call:
+    (samples, labels, local_batch_size, updates) -> sum of the losses of the samples trained on.
 
-    samples: [n, *sample_shape] as stored; labels: uint8 [n, classes]; micro_batches: int32 scalar, the number of
-    optimizer updates. The cut into micro-batches is np.array_split's, made on the device, and one trace serves
-    every batch size, so that a switch compiles nothing.
+    samples: [n, *sample_shape] as stored; labels: uint8 [n, classes]; local_batch_size, updates: int32 scalars. Each
+    update takes the next local_batch_size samples; what is behind the last one is not looked at. The cut is made on the
+    device, and one trace serves every batch size, so that a switch compiles nothing.
     """
     weights = [variable.value for variable in model.trainable_variables]
     augmentation_seed = tf.constant([seed, communicator.rank], tf.int64)
@@ -47,7 +48,7 @@ def compile_train_step(
             images = dataset.augment(images, drawn)
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
-            loss = _mean_loss(logits, labels)
+            loss = tf.reduce_mean(_losses(logits, labels))
         gradients = communicator.average_gradients(tape.gradient(loss, weights))
         optimizer.apply(gradients, model.trainable_variables)
         return loss
@@ -57,43 +58,51 @@ def compile_train_step(
             tf.TensorSpec([None, *dataset.sample_shape], dataset.sample_dtype),
             tf.TensorSpec([None, len(dataset.class_names)], tf.uint8),
             tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([], tf.int32),
         ]
     )
-    def train_on_loader_batch(samples: tf.Tensor, labels: tf.Tensor, micro_batches: tf.Tensor) -> tf.Tensor:
-        size = tf.shape(samples)[0] // micro_batches
-        longer = tf.shape(samples)[0] % micro_batches
+    def train_on_loader_batch(
+        samples: tf.Tensor, labels: tf.Tensor, local_batch_size: tf.Tensor, updates: tf.Tensor
+    ) -> tf.Tensor:
         loss_sum = tf.constant(0.0)
-        for i in tf.range(micro_batches):
-            start = i * size + tf.minimum(i, longer)
-            stop = start + size + tf.cast(i < longer, tf.int32)
-            loss = update(samples[start:stop], labels[start:stop])
-            loss_sum += loss * tf.cast(stop - start, tf.float32)
+        for i in tf.range(updates):
+            start = i * local_batch_size
+            stop = start + local_batch_size
+            loss_sum += update(samples[start:stop], labels[start:stop]) * tf.cast(local_batch_size, tf.float32)
         return loss_sum
 
     return train_on_loader_batch
 
 
 def compile_evaluate_step(model: keras.Model, dataset: Dataset) -> EvaluateStep:
-    """(samples, labels) -> sum of the samples' losses, and int64 [3, classes] true positives, false positives and
-    false negatives at a probability of 0.5."""
+    """(samples, labels, count) -> sum of the samples' losses, and int64 [3, classes] true positives, false positives
+    and false negatives at a probability of 0.5.
+
+    count: int32 scalar; the rows behind so many are padding and count as nothing.
+    """
 
     @tf.function(
         input_signature=[
             tf.TensorSpec([None, *dataset.sample_shape], dataset.sample_dtype),
             tf.TensorSpec([None, len(dataset.class_names)], tf.uint8),
+            tf.TensorSpec([], tf.int32),
         ]
     )
-    def evaluate_batch(samples: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def evaluate_batch(samples: tf.Tensor, labels: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        is_sample = tf.range(tf.shape(labels)[0]) < count
         logits = model(dataset.to_model_input(samples), training=False)
         predicted = logits > 0.0
         actual = labels > 0
         hits = [predicted & actual, predicted & ~actual, ~predicted & actual]
-        counts = tf.stack([tf.reduce_sum(tf.cast(hit, tf.int64), axis=0) for hit in hits])
-        return _mean_loss(logits, labels) * tf.cast(tf.shape(labels)[0], tf.float32), counts
+        counts = tf.stack([tf.reduce_sum(tf.cast(hit & is_sample[:, None], tf.int64), axis=0) for hit in hits])
+        # Chosen, not multiplied by 0: a loss of padding may be infinite.
+        losses = tf.where(is_sample, _losses(logits, labels), 0.0)
+        return tf.reduce_sum(losses), counts
 
     return evaluate_batch
 
 
-def _mean_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Sigmoid cross-entropy, averaged over samples and classes."""
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits))
+def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Of each sample its sigmoid cross-entropy, averaged over the classes: float32 [n]."""
+    entropies = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
+    return tf.reduce_mean(entropies, axis=1)

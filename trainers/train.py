@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSpec
 from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
 from trainers.batch_normalisation import fuse_batch_normalisation
-from trainers.batch_plan import BatchPlan, plan_batch
+from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch
 from trainers.batch_policies import BatchPolicy
 from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
 from trainers.datasets import Dataset, SampleSource, Split
@@ -141,8 +142,9 @@ def train(
         epoch, history = progress.epoch, progress.history
         global_batch_size = training.policy.global_batch_size(epoch, history)
 
-        train_epoch(training, progress, training.plan(global_batch_size), demands.agree)
-        if progress.loader_batches < loader_batches_per_epoch(training):
+        plan = training.plan(global_batch_size)
+        train_epoch(training, progress, plan, demands.agree)
+        if progress.loader_batches < plan.loader_batches(samples_per_rank(training)):
             progress.wall_s += time.perf_counter() - started
             save()
             return ends(Outcome.PAUSED, "interrupted inside an epoch; the checkpoint holds the place")
@@ -184,24 +186,26 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: 
     """Train from where `progress` stands to the end of its epoch, or to a demand for an end.
 
     In the small phase the loader batch is cut into micro-batches with one update each; in the large phase it makes
-    one update. Both are the same compiled call.
+    one update. Both are the same compiled call. The samples that do not fill an update sit the epoch out; they are the
+    last ones of its order, hence others each time.
 
     Args:
         agree: What all ranks are asked for; a collective, called after each loader batch but the last.
     """
     spec, communicator = training.spec, training.communicator
     order = training_order_of(training.train, spec.seed, progress.epoch, communicator.rank, communicator.world_size)
-    order = order[progress.loader_batches * spec.loader_batch_size :]
-    last = loader_batches_per_epoch(training)
+    used = plan.updates(len(order)) * plan.local_batch_size
+    last = plan.loader_batches(len(order))
+    order = order[progress.loader_batches * spec.loader_batch_size : used]
     train_s_before, started = progress.train_s, time.perf_counter()
     losses: list[tf.Tensor] = []
 
-    for samples, labels in read_batches(training.train, order, spec.loader_batch_size):
-        micro_batches = plan.micro_batches(len(labels))
-        losses.append(training.train_step(samples, labels, tf.constant(micro_batches)))
+    for samples, labels, count in read_batches(training.train, order, spec.loader_batch_size):
+        updates = plan.updates(count)
+        losses.append(training.train_step(samples, labels, tf.constant(plan.local_batch_size), tf.constant(updates)))
         progress.loader_batches += 1
-        progress.updates += micro_batches
-        progress.samples += len(labels)
+        progress.updates += updates
+        progress.samples += count
         if progress.loader_batches == 1:
             losses[0].numpy()  # Waits for the device, which the other batches need not.
             progress.first_batch_s = time.perf_counter() - started
@@ -216,21 +220,21 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: 
 
 def evaluate(training: Training) -> tuple[float, ClassCounts]:
     """Loss and counts over the whole validation set, every sample once, all ranks together."""
-    communicator, samples = training.communicator, len(training.val)
-    order = evaluation_order_of(training.val, communicator.rank, communicator.world_size)
+    communicator, order = training.communicator, evaluation_order(training)
     loss_sum = np.zeros(1, np.float64)
     counts = np.zeros((3, len(training.dataset.class_names)), np.int64)
-    for batch in read_batches(training.val, order, training.spec.loader_batch_size):
-        loss, batch_counts = training.evaluate_step(*batch)
+    batch_size = evaluation_batch_size(len(order), training.spec.loader_batch_size)
+    for samples, labels, count in read_batches(training.val, order, batch_size):
+        loss, batch_counts = training.evaluate_step(samples, labels, tf.constant(count))
         loss_sum += loss.numpy()
         counts += batch_counts.numpy()
         communicator.heartbeat()
-    return float(communicator.sum(loss_sum)[0]) / samples, ClassCounts(*communicator.sum(counts))
+    return float(communicator.sum(loss_sum)[0]) / len(training.val), ClassCounts(*communicator.sum(counts))
 
 
 def warm_up(training: Training) -> None:
-    """Run every batch shape once and undo it, so that neither epoch 0 nor the switch pays for compilation, and a
-    batch that does not fit is known before epoch 0.
+    """Run every shape that a call of an epoch may have once and undo it, so that neither epoch 0 nor the switch pays
+    for compilation, and a batch that does not fit is known before epoch 0.
 
     Raises:
         BatchTooLargeError: A batch does not fit into this rank's memory.
@@ -240,14 +244,15 @@ def warm_up(training: Training) -> None:
     try:
         for size in training.policy.global_batch_sizes:
             tried = f"global_batch_size={size}"
-            # Two micro-batches where there are several: the loop is warm then, and the longest phase costs no more.
+            # Two updates where there are several: the loop is warm then, and the longest phase costs no more.
             plan = training.plan(size)
-            micro_batches = min(plan.split, 2)
-            samples, labels = _zeros(training, plan.local_batch_size * micro_batches)
-            training.train_step(samples, labels, tf.constant(micro_batches)).numpy()
+            updates = min(plan.split, 2)
+            batch = _zeros(training, plan.loader_batch_size)
+            training.train_step(*batch, tf.constant(plan.local_batch_size), tf.constant(updates)).numpy()
             training.communicator.heartbeat()
         tried = f"loader_batch_size={training.spec.loader_batch_size}"
-        training.evaluate_step(*_zeros(training, training.spec.loader_batch_size))
+        batch_size = evaluation_batch_size(len(evaluation_order(training)), training.spec.loader_batch_size)
+        training.evaluate_step(*_zeros(training, batch_size), tf.constant(batch_size))
     except tf.errors.ResourceExhaustedError as error:
         raise BatchTooLargeError(
             f"{tried} does not fit into the memory of rank {training.communicator.rank}; use a smaller batch or more "
@@ -256,8 +261,14 @@ def warm_up(training: Training) -> None:
     training.state.assign(before)
 
 
-def loader_batches_per_epoch(training: Training) -> int:
-    return math.ceil(len(training.train) // training.spec.world_size / training.spec.loader_batch_size)
+def samples_per_rank(training: Training) -> int:
+    """That each rank has in an epoch's order."""
+    return len(training.train) // training.spec.world_size
+
+
+def evaluation_order(training: Training) -> NDArray[np.int64]:
+    """What this rank evaluates."""
+    return evaluation_order_of(training.val, training.communicator.rank, training.communicator.world_size)
 
 
 def _words_of(error: tf.errors.ResourceExhaustedError) -> str:

@@ -86,7 +86,7 @@ def _loader(folder: Path) -> dict[str, float]:
     _write_tfrecord(records, dataset, source)
 
     def ours() -> int:
-        return sum(len(labels) for _, labels in read_batches(source, order, _BATCH))
+        return sum(batch.sample_count for batch in read_batches(source, order, _BATCH))
 
     buffer = bytearray(_BATCH * BYTES_PER_PATCH)
 

@@ -57,7 +57,7 @@ def algorithm_1_to_ours(training: Training) -> float:
     samples, labels = _one_loader_batch(training)
 
     def ours() -> None:
-        training.train_step(samples, labels, tf.constant(_SPLIT)).numpy()
+        training.train_step(samples, labels, tf.constant(len(labels) // _SPLIT), tf.constant(_SPLIT)).numpy()
 
     def as_printed() -> None:
         printed(samples, labels)
@@ -107,9 +107,9 @@ def switch_costs(training: Training) -> dict[str, float]:
     """First big step after the switch over the median one, and epoch time after over before it."""
     durations: list[float] = []
 
-    def timed_step(samples: tf.Tensor, labels: tf.Tensor, micro_batches: tf.Tensor) -> tf.Tensor:
+    def timed_step(*arguments: tf.Tensor) -> tf.Tensor:
         started = time.perf_counter()
-        loss = training.train_step(samples, labels, micro_batches)
+        loss = training.train_step(*arguments)
         loss.numpy()
         durations.append(time.perf_counter() - started)
         return loss
@@ -191,7 +191,8 @@ def _ratio(numerator: Callable[[], None], denominator: Callable[[], None]) -> fl
 def _one_loader_batch(training: Training) -> tuple[tf.Tensor, tf.Tensor]:
     communicator = training.communicator
     order = training_order(len(training.train), 0, 0, communicator.rank, communicator.world_size)
-    return next(read_batches(training.train, order, training.spec.loader_batch_size))
+    batch = next(read_batches(training.train, order, training.spec.loader_batch_size))
+    return batch.samples, batch.labels
 
 
 def _spec(model: str, micro_batch: int, world_size: int) -> TrialSpec:

@@ -53,7 +53,8 @@ def test_from_the_archive_to_the_report(version, tmp_path):
     [trial] = optuna.load_study(storage=f"sqlite:///{runs}/bigearthnet/study.db", study_name="bigearthnet").trials
     sizes = json.loads((shards / "manifest.json").read_text())["splits"]
     epochs = TrialDir(runs / "bigearthnet/trials/0000").attempt(1).read_metrics()
-    assert [metrics.samples for metrics in epochs] == [sizes["train"]["patches"] // 2 * 2] * 2
+    per_rank = sizes["train"]["patches"] // 2
+    assert [metrics.samples for metrics in epochs] == [2 * (per_rank // 2 * 2), 2 * (per_rank // 8 * 8)]
     assert trial.user_attrs["epochs:global_batch_size"] == [4, 16]
     # Both ranks read one copy in the node's memory, of the splits that a training uses.
     assert {path.parent.name for path in node.rglob("*.u16")} == {"train", "val"}

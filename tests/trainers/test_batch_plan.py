@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.batch_plan import BatchPlan, BatchPlanError, plan_batch
+from trainers.batch_plan import BatchPlan, BatchPlanError, evaluation_batch_size, plan_batch
 
 ranks = st.integers(1, 64)
 splits = st.integers(1, 64)
@@ -59,25 +58,37 @@ def test_no_ranks_and_no_samples_are_refused(world_size, loader_batch_size):
         plan_batch(32, world_size, loader_batch_size)
 
 
-@given(local_sizes, splits, st.data())
-def test_a_short_loader_batch_is_cut_into_as_few_pieces_as_keep_within_the_local_batch_size(size, split, data):
-    plan = BatchPlan(loader_batch_size=size * split, split=split)
-    samples = data.draw(st.integers(1, plan.loader_batch_size))
-
-    count = plan.micro_batches(samples)
-
-    pieces = [len(piece) for piece in np.array_split(np.arange(samples), count)]
-    assert sum(pieces) == samples
-    assert max(pieces) <= size
-    assert min(pieces) > 0
-    assert (count - 1) * size < samples
-
-
-@given(local_sizes, splits)
-def test_a_whole_loader_batch_is_cut_into_split_pieces(size, split):
+@given(local_sizes, splits, st.integers(0, 5000))
+def test_updates_are_whole_and_leave_over_less_than_one(size, split, samples):
     plan = BatchPlan(loader_batch_size=size * split, split=split)
 
-    assert plan.micro_batches(plan.loader_batch_size) == split
+    assert 0 <= samples - plan.updates(samples) * size < size
+
+
+@given(local_sizes, splits, st.integers(0, 5000))
+def test_all_loader_batches_but_the_last_are_full_and_none_is_empty(size, split, samples):
+    plan = BatchPlan(loader_batch_size=size * split, split=split)
+
+    of_the_last = plan.updates(samples) - (plan.loader_batches(samples) - 1) * split
+
+    assert of_the_last in range(1, split + 1) or plan.updates(samples) == plan.loader_batches(samples) == 0
+
+
+def test_the_papers_epoch_has_526_updates_before_the_switch_and_16_after_it():
+    samples = 269_695 // 16
+
+    assert plan_batch(512, 16, 1024).updates(samples) == 526
+    assert plan_batch(16_384, 16, 1024).updates(samples) == 16
+
+
+@given(st.integers(0, 5000), st.integers(1, 1024))
+def test_an_evaluation_has_as_few_batches_as_it_can_and_pads_less_than_one_sample_each(samples, loader_batch_size):
+    size = evaluation_batch_size(samples, loader_batch_size)
+
+    batches = -(-samples // size)
+    assert 1 <= size <= loader_batch_size
+    assert batches == -(-samples // loader_batch_size)
+    assert batches * size - samples < max(batches, 1)
 
 
 def is_planned(size: int, world_size: int, loader_batch_size: int) -> bool:

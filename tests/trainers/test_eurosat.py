@@ -74,8 +74,8 @@ def test_the_config_without_the_images_is_answered_with_where_they_are_to_be(tmp
 
 
 def test_the_config_with_the_images_is_a_study(tmp_path):
-    # Of fewer images, none of its loader batches could be filled.
-    write_jpegs(tmp_path, images_per_class=40)
+    # Of fewer images, none of its large batches could be filled.
+    write_jpegs(tmp_path, images_per_class=50)
 
     answer = dry_run("--set", f'dataset.path="{tmp_path}"')
 

@@ -74,14 +74,25 @@ def test_the_evaluation_covers_every_sample_once_in_shards_that_differ_by_one_at
     assert max(map(len, orders)) - min(map(len, orders)) <= 1
 
 
-def test_batches_come_in_order_and_the_last_one_may_be_short():
+def test_batches_come_in_order_and_the_last_one_counts_fewer():
     order = np.array([3, 1, 4, 0, 5, 9, 2])
 
-    batches = [(samples.numpy(), labels.numpy()) for samples, labels in read_batches(SOURCE, order, batch_size=3)]
+    batches = [
+        (b.samples.numpy()[: b.sample_count], b.labels.numpy()[: b.sample_count])
+        for b in read_batches(SOURCE, order, 3)
+    ]
 
     assert [len(labels) for _, labels in batches] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate([samples for samples, _ in batches]), SOURCE.samples[order])
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), SOURCE.labels[order])
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 7])
+def test_all_batches_have_one_shape_and_no_labels_where_they_are_padded(samples):
+    for batch in read_batches(SOURCE, np.arange(samples), batch_size=3):
+        assert batch.samples.shape == (3, *SOURCE.sample_shape)
+        assert batch.labels.shape == (3, 10)
+        assert not batch.labels.numpy()[batch.sample_count :].any()
 
 
 @pytest.mark.parametrize("taken", range(1, 5))
@@ -89,7 +100,7 @@ def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(taken):
     source = WatchedSource()
     batches = read_batches(source, np.arange(10), batch_size=2)
     for _ in range(taken):
-        samples, _ = next(batches)
+        samples = next(batches).samples
     expected = SOURCE.samples[2 * taken - 2 : 2 * taken]
 
     wait_until(lambda: source.reads == min(taken + 2, 5))
@@ -100,7 +111,7 @@ def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(taken):
 def test_batches_share_the_memory_of_three():
     batches = read_batches(SOURCE, np.arange(10), batch_size=1)
 
-    addresses = [samples.__array__().__array_interface__["data"][0] for samples, _ in batches]
+    addresses = [samples.__array__().__array_interface__["data"][0] for samples, _, _ in batches]
 
     assert len(set(addresses)) == 3
     assert addresses[3:] == addresses[:-3]
@@ -108,7 +119,7 @@ def test_batches_share_the_memory_of_three():
 
 
 def test_stored_integers_are_handed_over_as_they_are():
-    samples, labels = next(read_batches(SOURCE, np.arange(2), batch_size=2))
+    samples, labels, _ = next(read_batches(SOURCE, np.arange(2), batch_size=2))
 
     assert (samples.dtype, labels.dtype) == (np.uint16, np.uint8)
 

@@ -159,6 +159,15 @@ def test_a_loader_batch_far_beyond_the_data_is_refused_with_one_that_is_not(tmp_
     )
 
 
+def test_a_batch_beyond_the_data_is_refused_because_no_update_would_be_made(tmp_path):
+    spec = tiny_spec(loader_batch_size=64, batch_policy=switch_at(2, small=8, large=128))
+
+    assert refusal(run_preflight(folder_with(spec, tmp_path / "trial"))) == (
+        "global_batch_size=128 takes 64 samples of each of the 2 ranks for one update, but each has 48 training "
+        "samples of synthetic_bigearthnet; use at most 96."
+    )
+
+
 def test_a_loader_batch_that_takes_more_than_a_ranks_memory_is_refused_with_one_that_does_not(tmp_path):
     folder = folder_with(tiny_spec(loader_batch_size=64), tmp_path / "trial")
     # 8 x 8 pixels of 12 bands: thrice as two bytes, once as four.
@@ -230,7 +239,8 @@ def test_all_of_the_data_in_one_loader_batch_are_not_too_much():
 
 
 def spec_of_images(path: Path, **changes: Any) -> TrialSpec:
-    return tiny_spec(dataset=ComponentSpec("image_folder", {"path": str(path)}), **changes)
+    dataset = ComponentSpec("image_folder", {"path": str(path)})
+    return tiny_spec(dataset=dataset, batch_policy=switch_at(2, small=4, large=8), **changes)
 
 
 def write_images(folder: Path) -> Path:

@@ -126,7 +126,12 @@ def ends(tmp_path_factory) -> Ends:
         "damaged checkpoint": dataclasses.replace(SPEC, epochs=1),
         **{name: spec for name, (spec, _, _) in REFUSED.items()},
         # Last, because rank 0 finds out alone and ends the process.
-        "broken image": dataclasses.replace(SPEC, dataset=broken_images(folder), cache_dir=str(folder / "cache")),
+        "broken image": dataclasses.replace(
+            SPEC,
+            dataset=broken_images(folder),
+            cache_dir=str(folder / "cache"),
+            batch_policy=switch_at(2, small=2, large=4),
+        ),
     }
     attempts = {name: attempt_of(open_attempt(folder / name, spec)) for name, spec in specs.items()}
     attempts["pruned"].request_stop(Outcome.PRUNED)
@@ -279,7 +284,7 @@ def test_a_batch_that_does_not_fit_on_one_rank_ends_the_trial_before_epoch_0(tmp
         SPEC,
         loader_batch_size=4096,
         batch_policy=switch_at(1, large=8192),
-        dataset=ComponentSpec("synthetic_bigearthnet", {"train": 4096, "val": 8, "size": 32}),
+        dataset=ComponentSpec("synthetic_bigearthnet", {"train": 8192, "val": 8, "size": 32}),
         model=ComponentSpec("small_resnet", {"width": 16, "blocks": [1]}),
     )
     request = open_attempt(tmp_path / "trial", spec)

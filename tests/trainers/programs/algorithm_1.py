@@ -28,7 +28,7 @@ SPLIT = 2
 SPEC = tiny_spec(
     epochs=EPOCHS,
     batch_policy=switch_at(1),
-    # One more than two ranks can share; 53 samples on each are six loader batches of eight and one of five.
+    # One more than two ranks can share; 53 samples on each are six loader batches of eight and five more.
     dataset=ComponentSpec("synthetic_bigearthnet", {"train": 107, "val": VAL, "size": 8}),
 )
 WHOLE_LOADER_BATCHES = 96
@@ -44,6 +44,7 @@ def main() -> None:
         results |= printed(build_training(SPEC, communicator))
         training = build_training(SPEC, communicator)
         results |= ours(with_samples(training, WHOLE_LOADER_BATCHES)) | short_last_batch(training) | ended(training)
+        results |= shapes(build_training(SPEC, communicator))
     np.savez(Path(sys.argv[1]) / f"{communicator.rank} of {communicator.world_size}.npz", **results)
 
 
@@ -136,6 +137,28 @@ def short_last_batch(training: Training) -> Arrays:
         "short/updates": np.array(progress.updates),
         "short/read": np.concatenate(source.read_indices),
     }
+
+
+def shapes(training: Training) -> Arrays:
+    """What each call was given: 0 or 1 for training or evaluation, rows, and samples per update."""
+    called: dict[str, list[tuple[int, int, int]]] = {"warm": [], "epochs": []}
+    seen = called["warm"]
+
+    def train_step(samples, labels, local_batch_size, updates):
+        seen.append((0, len(samples), int(local_batch_size)))
+        return training.train_step(samples, labels, local_batch_size, updates)
+
+    def evaluate_step(samples, labels, count):
+        seen.append((1, len(samples), 0))
+        return training.evaluate_step(samples, labels, count)
+
+    watched = dataclasses.replace(training, train_step=train_step, evaluate_step=evaluate_step)
+    warm_up(watched)
+    seen = called["epochs"]
+    for epoch, batch_size in enumerate((SMALL, LARGE)):
+        train_epoch(watched, Progress(history=[None] * epoch), training.plan(batch_size), lambda: Demand.NONE)
+        evaluate(watched)
+    return {f"shapes/{when}": np.array(calls) for when, calls in called.items()}
 
 
 def ended(training: Training) -> Arrays:
