@@ -45,6 +45,8 @@ class SlurmSettings(_Table):
     """The same of the machine on which the driver runs, where it has another name there."""
     memory_per_node: str | None = None
     """As sbatch --mem takes it; "0" asks for all."""
+    gpu_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Slurm's word for it, as in --gres=gpu:TYPE:4; the ranks' step takes what its job was given."""
     prologue: tuple[str, ...] = ()
     """Lines of the job script before the runner: modules and environment."""
     pass_environment: tuple[str, ...] = ()
@@ -79,7 +81,7 @@ class SiteProfile(_Table):
     max_concurrent_trials: int = Field(default=1, ge=1)
     """Fewer run at once where the machine has fewer cores than their ranks. With Slurm: jobs at once."""
     gpus_per_node: int = Field(default=0, ge=0)
-    """Each rank takes the one of its own number on its node."""
+    """Each rank takes the one of its own number on its node, or the only one that it sees."""
     required_backend: Literal["nccl", "mpi", "gloo", "auto"] = "auto"
     """What may move the gradients at the least; a trial whose ranks find less ends before epoch 0. `auto` is NCCL where
     there are GPUs and MPI elsewhere: Gloo is used only where a site says so."""

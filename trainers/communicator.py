@@ -23,8 +23,9 @@ import horovod.tensorflow as hvd  # isort: skip
 
 from storage.protocol.records import CommunicatorReport
 from storage.protocol.variables import WATCHDOG_LIMIT_S
-from trainers.data_plane import DATA_PLANES, physical_index
+from trainers.data_plane import DATA_PLANES, own_gpu
 from trainers.faults import AgreedError, AllocationError, exit_code_of
+from trainers.gpu import gpu_uuid
 from trainers.watchdog import DEFAULT_LIMIT_S, Watchdog
 
 Value = TypeVar("Value")
@@ -39,10 +40,10 @@ class Communicator:
         self._host = MPI.COMM_WORLD.Dup()
         self._gpus = tf.config.list_physical_devices("GPU")
         self.watchdog = Watchdog(float(os.environ.get(WATCHDOG_LIMIT_S, DEFAULT_LIMIT_S)))
-        if hvd.local_rank() < len(self._gpus):
-            # The job step sees all GPUs of the node (NCCL needs its peers); each rank takes the one of its number.
-            tf.config.set_visible_devices(self._gpus[hvd.local_rank()], "GPU")
-            tf.config.experimental.set_memory_growth(self._gpus[hvd.local_rank()], True)
+        self._own_gpu_index = own_gpu(hvd.local_rank(), len(self._gpus))
+        if self._own_gpu_index is not None:
+            tf.config.set_visible_devices(self._gpus[self._own_gpu_index], "GPU")
+            tf.config.experimental.set_memory_growth(self._gpus[self._own_gpu_index], True)
 
     @property
     def rank(self) -> int:
@@ -80,11 +81,11 @@ class Communicator:
         )
 
     def _own_gpu(self) -> str:
-        if hvd.local_rank() >= len(self._gpus):
+        if self._own_gpu_index is None:
+            # TensorFlow would take the first one that it sees, which is another rank's.
             return ""
-        details = tf.config.experimental.get_device_details(self._gpus[hvd.local_rank()])
-        index = physical_index(hvd.local_rank(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        return f"{details.get('device_name', 'GPU')}:{index}"
+        details = tf.config.experimental.get_device_details(self._gpus[self._own_gpu_index])
+        return f"{details.get('device_name', 'GPU')} {gpu_uuid(self._own_gpu_index)}"
 
     def _try_data_plane(self) -> str:
         """Reduce something that lies where gradients do, and see where Horovod left the sum: it has operations on GPUs

@@ -29,8 +29,8 @@ def require_data_plane(report: CommunicatorReport, required: str) -> None:
         for rank, (host, gpu) in enumerate(zip(report.hosts, report.gpus, strict=True)):
             if not gpu:
                 raise DataPlaneError(
-                    f"rank {rank} on {host} has no GPU of its own; give the job as many GPUs per node as ranks, all of "
-                    "them visible to each rank, or set required_backend of the site."
+                    f"rank {rank} on {host} has no GPU of its own; give the job as many GPUs per node as ranks, "
+                    "and each rank all of them or one to see, or set required_backend of the site."
                 )
         _require_no_sharing(report)
     if DATA_PLANES.index(report.data_plane) > DATA_PLANES.index(required):
@@ -41,9 +41,16 @@ def require_data_plane(report: CommunicatorReport, required: str) -> None:
         )
 
 
-def physical_index(local_rank: int, visible_devices: str | None) -> str:
-    """Which of its node's GPUs a rank takes: its number, or what CUDA_VISIBLE_DEVICES has in that place."""
-    return str(local_rank) if visible_devices is None else visible_devices.split(",")[local_rank].strip()
+def own_gpu(local_rank: int, visible_gpus: int) -> int | None:
+    """Which of the GPUs that a rank sees it takes; None if there is none for it.
+
+    Args:
+        visible_gpus: Their number. All of the node's, where the launcher leaves them to the ranks; one, where it has
+            dealt them out already (`srun --gpus-per-task=1`, and Slurm with ParaStation by itself).
+    """
+    if visible_gpus == 1:
+        return 0
+    return local_rank if local_rank < visible_gpus else None
 
 
 def _require_no_sharing(report: CommunicatorReport) -> None:
@@ -53,5 +60,5 @@ def _require_no_sharing(report: CommunicatorReport) -> None:
             host, gpu = place
             raise DataPlaneError(
                 f"ranks {other} and {rank} on {host} have one GPU, {gpu}; make all GPUs of a node visible to each of "
-                "its ranks."
+                "its ranks, or another one to each (CUDA_VISIBLE_DEVICES)."
             )

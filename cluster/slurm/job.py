@@ -82,6 +82,7 @@ class StudyJobs:
 def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str) -> list[str]:
     """The options of sbatch: the whole allocation of one trial."""
     optional = {"partition": slurm.queue, "account": slurm.account, "mem": slurm.memory_per_node}
+    gres = ":".join(["gpu", *([slurm.gpu_type] if slurm.gpu_type else []), str(profile.gpus_per_node)])
     return [
         f"--job-name={name}",
         f"--chdir={shlex.quote(str(jobs.folder))}",
@@ -93,7 +94,7 @@ def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name
         f"--nodes={profile.nodes_per_trial}",
         f"--ntasks-per-node={profile.ranks_per_node}",
         f"--cpus-per-task={profile.cpus_per_rank}",
-        *([f"--gres=gpu:{profile.gpus_per_node}"] if profile.gpus_per_node else []),
+        *([f"--gres={gres}"] if profile.gpus_per_node else []),
         f"--time={slurm.walltime}",
         *slurm.extra_directives,
     ]

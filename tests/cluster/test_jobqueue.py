@@ -27,6 +27,12 @@ def test_no_name_makes_a_directive_disappear(queue: str) -> None:
     assert f"#SBATCH --partition={queue}\n" in job_script(profile, profile.slurm, JOBS)
 
 
+def test_a_type_of_gpu_is_said_once_and_asked_for_by_the_job() -> None:
+    profile = load_site("sandbox", ["slurm.gpu_type='a100'", "gpus_per_node=4"])
+
+    assert "#SBATCH --gres=gpu:a100:4\n" in job_script(profile, profile.slurm, JOBS)
+
+
 def test_a_folder_with_spaces_arrives_as_one_argument() -> None:
     profile = load_site("sandbox")
     jobs = replace(JOBS, study_dir=Path("/shared/my runs/demo"), root=Path("/opt/my switchyard"))

@@ -110,6 +110,20 @@ def test_a_step_runs_16_tasks_on_4_hosts_that_see_all_gpus_of_their_node(sandbox
     assert sorted(output.splitlines()) == expected
 
 
+def test_tasks_that_are_each_given_one_gpu_take_another_one_each(sandbox: Sandbox) -> None:
+    # As on a site whose Slurm deals the GPUs out among the tasks.
+    program = (
+        "import os, socket; from trainers.data_plane import own_gpu; "
+        "visible = os.environ['CUDA_VISIBLE_DEVICES'].split(','); "
+        "print(socket.gethostname(), len(visible), visible[own_gpu(int(os.environ['SLURM_LOCALID']), len(visible))])"
+    )
+    shape = ("--nodes=4", "--ntasks-per-node=4", "--gpus-per-task=1", "--gpu-bind=single:1")
+    output = sandbox.run("srun", *shape, f"--chdir={REPOSITORY}", sys.executable, "-c", program)
+
+    expected = [f"node{node} 1 {gpu}" for node in range(1, 5) for gpu in range(4)]
+    assert sorted(output.splitlines()) == expected
+
+
 def test_mpi_ranks_of_four_nodes_sum_up_their_numbers(sandbox: Sandbox) -> None:
     program = (
         "import socket; from mpi4py.MPI import COMM_WORLD as ranks; "

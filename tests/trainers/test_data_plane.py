@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
 
 from storage.protocol.records import CommunicatorReport
-from trainers.data_plane import DataPlaneError, physical_index, require_data_plane
+from trainers.data_plane import DataPlaneError, own_gpu, require_data_plane
+from trainers.gpu import gpu_uuid
 
 ON_GPUS = CommunicatorReport(
     world_size=4,
@@ -18,7 +21,7 @@ ON_GPUS = CommunicatorReport(
     gloo_built=False,
     mpi_enabled=True,
     gloo_enabled=False,
-    gpus=["A100:0", "A100:1", "A100:0", "A100:1"],
+    gpus=["A100 GPU-0", "A100 GPU-1", "A100 GPU-0", "A100 GPU-1"],
     threads_per_rank=8,
     versions={},
 )
@@ -39,17 +42,36 @@ def test_what_is_slower_than_asked_is_refused(found: str, slowest: str) -> None:
 
 def test_a_rank_without_a_gpu_of_its_own_is_named() -> None:
     with pytest.raises(DataPlaneError, match="rank 3 on node2 has no GPU of its own"):
-        require_data_plane(replace(ON_GPUS, gpus=["A100:0", "A100:1", "A100:0", ""]), "nccl")
+        require_data_plane(replace(ON_GPUS, gpus=["A100 GPU-0", "A100 GPU-1", "A100 GPU-0", ""]), "nccl")
 
 
 def test_ranks_that_share_a_gpu_are_named() -> None:
-    with pytest.raises(DataPlaneError, match="ranks 2 and 3 on node2 have one GPU, A100:1"):
-        require_data_plane(replace(ON_GPUS, gpus=["A100:0", "A100:1", "A100:1", "A100:1"]), "nccl")
+    with pytest.raises(DataPlaneError, match="ranks 2 and 3 on node2 have one GPU, A100 GPU-1"):
+        require_data_plane(replace(ON_GPUS, gpus=["A100 GPU-0", "A100 GPU-1", "A100 GPU-1", "A100 GPU-1"]), "nccl")
 
 
-@pytest.mark.parametrize(("visible", "index"), [(None, "1"), ("0,1,2,3", "1"), ("3, 2", "2"), ("GPU-a,GPU-b", "GPU-b")])
-def test_a_gpu_is_known_by_its_number_on_the_node(visible: str | None, index: str) -> None:
-    assert physical_index(1, visible) == index
+@pytest.mark.parametrize("local_rank", range(4))
+@pytest.mark.parametrize("visible_devices", ["0,1,2,3", "3,2,1,0", "GPU-a,GPU-b,GPU-c,GPU-d"])
+def test_of_several_gpus_a_rank_takes_the_one_of_its_own_number(local_rank: int, visible_devices: str) -> None:
+    assert own_gpu(local_rank, len(visible_devices.split(","))) == local_rank
+
+
+@pytest.mark.parametrize("local_rank", range(4))
+def test_a_rank_that_sees_one_gpu_takes_it(local_rank: int) -> None:
+    # CUDA_VISIBLE_DEVICES holds local_rank, or 0 in a cgroup of its own; which GPU that is, its UUID says.
+    assert own_gpu(local_rank, visible_gpus=1) == 0
+
+
+@pytest.mark.parametrize(("local_rank", "visible_gpus"), [(0, 0), (2, 2), (3, 2)])
+def test_a_rank_beyond_the_gpus_that_it_sees_has_none(local_rank: int, visible_gpus: int) -> None:
+    assert own_gpu(local_rank, visible_gpus) is None
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="no GPU here")
+def test_a_gpu_is_named_as_nvidia_smi_names_it() -> None:
+    listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, check=True).stdout
+
+    assert f"UUID: {gpu_uuid(0)}" in listed
 
 
 def test_an_unknown_plane_is_answered_with_those_there_are() -> None:
