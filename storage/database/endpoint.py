@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from storage.database.lease import LeaseError
+from storage.database.tables import make_tables
 from storage.protocol.files import OS_FILES
 from storage.protocol.variables import STORAGE_PASSWORD
 
@@ -81,11 +82,10 @@ def open_storage(url: URL) -> RDBStorage:
         except OSError as error:
             raise StorageError(f"the folder of {public_url(url)} cannot be made: {error.strerror}.") from error
     with as_storage_errors(url):
+        complete = complete_url(url).render_as_string(hide_password=False)
         # pre_ping: a connection that the server closed meanwhile is replaced instead of used.
-        return RDBStorage(
-            complete_url(url).render_as_string(hide_password=False),
-            engine_kwargs={"pool_pre_ping": True, "connect_args": _connect_arguments(url)},
-        )
+        engine = {"pool_pre_ping": True, "connect_args": _connect_arguments(url)}
+        return make_tables(lambda: RDBStorage(complete, engine_kwargs=engine))
 
 
 def check_connection(url: URL) -> None:

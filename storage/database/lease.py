@@ -24,6 +24,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from storage.database.tables import make_tables
 from storage.protocol.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class DatabaseLeaseStore:
 
     def __init__(self, engine: Engine, study_name: str) -> None:
         self._engine, self._study_name = engine, study_name
-        _TABLE.metadata.create_all(engine)
+        make_tables(lambda: _TABLE.metadata.create_all(engine))
 
     def read(self) -> LeaseRow | None:
         query = sqlalchemy.select(_TABLE).where(_TABLE.c.study_name == self._study_name)
