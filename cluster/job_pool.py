@@ -152,7 +152,7 @@ class JobPool:
         self._is_silent = False
         self._left_behind: list[str] = []
         self._unconfirmed: set[str] = set()
-        """Ids of jobs that were given up, and may still be there."""
+        """Ids of jobs that nobody wants, and that may still be there."""
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="job keeper", daemon=True)
         self.link.connect(self._on_epoch, self._on_end)
@@ -294,7 +294,8 @@ class JobPool:
             case Submit(name):
                 self._submit(name)
             case Cancel(job_ids):
-                self._cancel(job_ids)
+                if not self._cancel(job_ids):
+                    self._unconfirmed.update(job_ids)
             case Release(name, why, unconfirmed_id):
                 if unconfirmed_id is not None:
                     self._unconfirmed.add(unconfirmed_id)
@@ -393,9 +394,20 @@ class JobPool:
         with self._lock:
             alive: list[Job] = list(self.jobs.jobs)
         ids = [job.job_id for job in alive if job.job_id is not None]
-        ids += sorted(self._unconfirmed.difference(ids))
+        ids += sorted(self._unconfirmed.union(self._missed_jobs()).difference(ids))
         if ids and not any(self._cancel(ids) for _ in range(_CANCEL_TRIES)):
-            self._left_behind = [f"job {job_id}" for job_id in ids]
+            self._left_behind += [f"job {job_id}" for job_id in ids]
+
+    def _missed_jobs(self) -> list[str]:
+        """Ids of this study's jobs that the batch system has not told of so far, as it was silent."""
+        if not self._is_silent:
+            return []
+        self._look_s = float("-inf")
+        answer = self._ask_queue()
+        if answer is None:
+            self._left_behind.append("any job of an earlier driver")
+            return []
+        return [job.job_id for job in answer.jobs if job.state.is_alive]
 
     def _say(self, text: str) -> None:
         with self._lock:

@@ -315,7 +315,8 @@ def _end(
     is_confirmed = False
     if queue is not None and queue.asked_s >= ending_s and job.answered_s is not None:
         found = _find(queue, job)
-        is_confirmed = found is None or found.state is JobState.ENDED
+        # One answer may leave a job out: the cancellation may have been lost as well.
+        is_confirmed = job.misses > 1 if found is None else found.state is JobState.ENDED
     if is_confirmed and job.name not in runners:
         actions.append(Release(job.name, job.why))
         return jobs.without(job.name)

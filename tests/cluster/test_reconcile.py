@@ -230,6 +230,20 @@ def test_a_submission_that_was_not_answered_is_found_in_the_queue(pool):
     assert [job.job_id for job in pool.jobs.jobs] == ["100"]
 
 
+def test_a_job_that_one_answer_leaves_out_while_it_ends_is_not_believed_to_be_over(pool):
+    pool.with_runner()
+    pool.runners.clear()
+    pool.jobs = retire(pool.jobs, "s-0", "its runner hangs", pool.now_s)
+    left_out = QueueAnswer(pool.now_s + 1, ())
+
+    pool.jobs, actions = reconcile(pool.jobs, left_out, frozenset(), 0, pool.now_s + 1, LIMITS)
+
+    assert of(Release, actions) == []
+    pool.now_s += 1
+    pool.queue.clear()
+    assert of(Release, pool.pass_time(3)) == [Release("s-0", "its runner hangs")]
+
+
 def test_a_submission_that_was_neither_answered_nor_taken_is_repeated(pool):
     pool.wanted = 1
     pool.jobs, _ = reconcile(pool.jobs, None, frozenset(), 1, pool.now_s, LIMITS)

@@ -221,7 +221,7 @@ def test_a_driver_that_the_nodes_cannot_reach_is_one_error_with_its_address(tmp_
         study.start()
 
         assert study.wait_for_end(START_S) == 2, study.output
-        said = r"3 jobs in a row ended before their runner could reach the driver at tls://127\.0\.0\.1:\d+"
+        said = r"[3-9] jobs in a row ended before their runner could reach the driver at tls://127\.0\.0\.1:\d+"
         assert re.search(f"error: {said}", study.output), study.output
         assert "compute nodes reach that address (slurm.interface='eth0')" in study.output
         assert "Traceback" not in study.output

@@ -157,6 +157,8 @@ class SimulatedDriver:
         self._events = SimulatedEvents()
         self._is_in_tick = False
         self.left_behind: list[str] = []
+        self.has_ended = False
+        """And has not been killed."""
 
     # What a person and the machine do to it.
 
@@ -323,6 +325,7 @@ class SimulatedDriver:
             with suppress(optuna.exceptions.StorageInternalError):
                 self._lease.release()
         self.is_alive = self.is_running = False
+        self.has_ended = True
         self.world.log(self.name, "has ended")
 
     def _die(self) -> None:

@@ -102,7 +102,8 @@ class Universe:
         # Nothing may run on after it.
         world.advance(120.0)
         named = {name for driver in self.drivers for name in driver.left_behind}
-        if outlive := [job.job_id for job in self.cluster.alive() if f"job {job.job_id}" not in named]:
+        outlive = [job.job_id for job in self.cluster.alive() if f"job {job.job_id}" not in named]
+        if outlive and "any job of an earlier driver" not in self.drivers[-1].left_behind:
             raise InvariantError(f"job {', '.join(outlive)} outlives the study")
 
     # The person.
@@ -122,7 +123,7 @@ class Universe:
                 raise InvariantError(f"{driver.name} has not ended {self.longest_end_s:.0f} s after a signal")
         if not running:
             last = self.drivers[-1]
-            if self._has_all_trials() and last.error is None and not last.is_requested():
+            if last.has_ended and self._has_all_trials() and last.error is None and not last.is_requested():
                 self._is_complete = True
                 return
             if isinstance(last.error, StudyMismatchError):
