@@ -78,12 +78,13 @@ def build_sampler(name: str, seed: int, finished_trials: int) -> BaseSampler:
 
     Args:
         finished_trials: Those of earlier runs: samplers that draw from a sequence would repeat it after a resume, so
-            all but `random` and `qmc`, which go by the trials themselves, are seeded with it.
+            all but `random`, which goes by the trial's number, and `qmc`, whose position in the sequence is in the
+            database, are seeded with it.
 
     Raises:
         SamplerError: There is none of this name.
     """
     if name not in SAMPLERS:
         raise SamplerError(f"study.sampler={name!r}; it must be one of {', '.join(SAMPLERS)}.")
-    goes_by_trials = name in {"random", "qmc"}
-    return SAMPLERS[name](seed if goes_by_trials else derive_seed(seed, finished_trials))
+    repeats_nothing = name in {"random", "qmc"}
+    return SAMPLERS[name](seed if repeats_nothing else derive_seed(seed, finished_trials))
