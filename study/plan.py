@@ -85,6 +85,7 @@ class StudyPlan:
             rendezvous_timeout_s=self.site.rendezvous_timeout_s,
             heartbeat_timeout_s=self.site.heartbeat_timeout_s,
             time_left_s=time_left_s,
+            ranks_stay=self.site.resident_ranks,
         )
 
     def identity(self) -> dict[str, Any]:

@@ -17,9 +17,6 @@ EvaluateStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.T
 class GradientAverager(Protocol):
     """What a step needs of the communicator."""
 
-    @property
-    def rank(self) -> int: ...
-
     def average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]: ...
 
 
@@ -28,7 +25,7 @@ def compile_train_step(
     optimizer: keras.optimizers.Optimizer,
     dataset: Dataset,
     communicator: GradientAverager,
-    seed: int,
+    augmentation_seed: tf.Variable,
 ) -> TrainStep:
     """Algorithm 1 of the paper as one compiled call:
     (samples, labels, local_batch_size, updates) -> sum of the losses of the samples trained on.
@@ -36,9 +33,12 @@ def compile_train_step(
     samples: [n, *sample_shape] as stored; labels: uint8 [n, classes]; local_batch_size, updates: int32 scalars. Each
     update takes the next local_batch_size samples; what is behind the last one is not looked at. The cut is made on the
     device, and one trace serves every batch size, so that a switch compiles nothing.
+
+    Args:
+        augmentation_seed: int64 [2]: the trial's seed and the rank. A variable, so that another trial needs no other
+            trace.
     """
     weights = [variable.value for variable in model.trainable_variables]
-    augmentation_seed = tf.constant([seed, communicator.rank], tf.int64)
 
     def update(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         images = dataset.to_model_input(samples)

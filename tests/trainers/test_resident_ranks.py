@@ -1,0 +1,196 @@
+"""Ranks that stay: several trials, one launch."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from cluster.attempt import Runner, StopSignal
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
+from storage.protocol.records import ComponentSpec, Outcome, TrialSpec
+from storage.protocol.trial_dir import TrialDir
+from tests.trainers.tiny_trial import (
+    DEADLINE_S,
+    attempt_of,
+    open_attempt,
+    processes_of,
+    switch_at,
+    tiny_spec,
+    without_times,
+)
+
+pytestmark = pytest.mark.timeout(3 * DEADLINE_S)
+
+FIRST = tiny_spec(epochs=2)
+OTHER_VALUES = tiny_spec(
+    seed=2,
+    optimizer=ComponentSpec("sgd", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    batch_policy=switch_at(1, 4, 8),
+)
+DIVERGES = tiny_spec(
+    optimizer=ComponentSpec("sgd", {"learning_rate": 1e30, "momentum": 0.5, "weight_decay": 0.01}),
+)
+OTHER_MODEL = tiny_spec(
+    seed=3,
+    epochs=2,
+    model=ComponentSpec("small_resnet", {"width": 8, "blocks": [1, 1], "normalisation": "none"}),
+    optimizer=ComponentSpec("sgd", {"learning_rate": 0.01}),
+    dataset=ComponentSpec("synthetic_bigearthnet", {"train": 64, "val": 20, "size": 8}),
+)
+NO_SUCH_OPTION = tiny_spec(model=ComponentSpec("small_resnet", {"depth": 3}))
+
+
+class Ran(NamedTuple):
+    request: AttemptRequest
+    end: AttemptEnd
+
+    @property
+    def went_on(self) -> bool:
+        """Whether its ranks were sent to another attempt."""
+        return attempt_of(self.request).read_next() is not None
+
+    def trained(self) -> tuple[list[dict], dict[str, np.ndarray]]:
+        """All that a repetition must give again, bit by bit."""
+        [path, *_] = TrialDir(self.request.trial_dir).checkpoints()
+        with np.load(path) as arrays:
+            names = [name for name in arrays.files if name.startswith(("shared/", "per_rank/"))]
+            # The first of per_rank is a sum of losses.
+            return without_times(self.end.epochs), {name: arrays[name] for name in names}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Iterator[dict[str, Ran]]:
+    """One runner's attempts, in this order."""
+    folder, runner, ran = tmp_path_factory.mktemp("trials"), Runner(), {}
+
+    def run(name: str, spec: TrialSpec, stop: Outcome | None = None) -> None:
+        request = open_attempt(folder / name, spec, ranks_stay=True)
+        if stop is not None:
+            attempt_of(request).request_stop(stop)
+        ran[name] = Ran(request, runner.run(request, lambda metrics: None, StopSignal()))
+
+    run("first", FIRST)
+    run("other values", OTHER_VALUES)
+    run("pruned", OTHER_VALUES, stop=Outcome.PRUNED)
+    run("diverged", DIVERGES)
+    run("after all that", OTHER_VALUES)
+    run("other model", OTHER_MODEL)
+    run("and back", OTHER_VALUES)
+    run("refused", NO_SUCH_OPTION)
+    run("on fresh ranks", OTHER_VALUES)
+    runner.close()
+    run("other model, on fresh ranks", OTHER_MODEL)
+    runner.close()
+    yield ran
+    assert not [process for request, _ in ran.values() for process in processes_of(request.trial_dir)]
+
+
+def test_ranks_stay_after_results_and_go_after_a_failure(ran):
+    went_on = {name: each.went_on for name, each in ran.items()}
+
+    assert [name for name in went_on if not went_on[name]] == [
+        "refused",
+        "on fresh ranks",
+        "other model, on fresh ranks",
+    ], {name: each.end for name, each in ran.items()}
+
+
+def test_every_trial_ends_as_it_would_alone(ran):
+    outcomes = {name: each.end.result.outcome for name, each in ran.items() if each.end.result is not None}
+
+    assert {name for name, outcome in outcomes.items() if outcome is not Outcome.COMPLETED} == {"pruned", "diverged"}
+    assert (outcomes["pruned"], outcomes["diverged"]) == (Outcome.PRUNED, Outcome.DIVERGED)
+    assert ran["refused"].end.failure is Failure.BAD_SPEC
+    assert "depth" in ran["refused"].end.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [
+        ("other values", "on fresh ranks"),
+        ("after all that", "on fresh ranks"),
+        ("and back", "on fresh ranks"),
+        ("other model", "other model, on fresh ranks"),
+    ],
+)
+def test_a_trial_on_ranks_that_stayed_is_bit_for_bit_that_on_fresh_ones(ran, name, alone):
+    epochs, arrays = ran[name].trained()
+    epochs_alone, arrays_alone = ran[alone].trained()
+
+    assert epochs == epochs_alone
+    assert arrays.keys() == arrays_alone.keys()
+    assert all(np.array_equal(arrays[name], arrays_alone[name]) for name in arrays)
+
+
+def test_each_attempt_has_its_own_files(ran):
+    for name, each in ran.items():
+        attempt = attempt_of(each.request)
+        log = attempt.log_path.read_text()
+        if each.end.result is not None:
+            assert log.count(" after ") == 1, (name, log)
+            assert sum(line.startswith("epoch ") for line in log.splitlines()) == each.end.result.epochs_done, (
+                name,
+                log,
+            )
+        assert attempt.read_end_record().failure is each.end.failure
+
+
+def test_ranks_that_died_while_they_waited_cost_the_next_trial_nothing(tmp_path: Path):
+    runner = Runner()
+    request = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True)
+    assert runner.run(request, lambda metrics: None, StopSignal()).result is not None
+    ranks = [process for process in processes_of(request.trial_dir) if "trainers" in process.cmdline()]
+    for process in ranks:
+        process.send_signal(signal.SIGKILL)
+
+    request = open_attempt(tmp_path / "0001", dataclasses.replace(FIRST, trial_number=1), ranks_stay=True)
+    end = runner.run(request, lambda metrics: None, StopSignal())
+
+    assert (end.failure, end.result and end.result.outcome) == (None, Outcome.COMPLETED)
+    runner.close()
+
+
+def test_ranks_that_hang_while_they_wait_cost_the_next_trial_nothing(tmp_path: Path):
+    runner = Runner()
+    request = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True, grace_s=1.0)
+    assert runner.run(request, lambda metrics: None, StopSignal()).result is not None
+    ranks = [process for process in processes_of(request.trial_dir) if "trainers" in process.cmdline()]
+    for process in ranks:
+        process.suspend()
+
+    request = open_attempt(tmp_path / "0001", dataclasses.replace(FIRST, trial_number=1), ranks_stay=True, grace_s=1.0)
+    end = runner.run(request, lambda metrics: None, StopSignal())
+
+    assert (end.failure, end.result and end.result.outcome) == (None, Outcome.COMPLETED)
+    runner.close()
+
+
+def test_a_later_trial_of_the_same_ranks_pauses_and_then_they_go(tmp_path: Path):
+    runner, stop = Runner(), StopSignal()
+    first = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True)
+    assert runner.run(first, lambda metrics: None, stop).result is not None
+
+    request = open_attempt(tmp_path / "0001", tiny_spec(epochs=10_000), ranks_stay=True)
+    end = runner.run(request, lambda metrics: stop.request(Outcome.PAUSED), stop)
+
+    assert end.result.outcome is Outcome.PAUSED
+    assert attempt_of(request).checkpoint_path.exists()
+    assert not processes_of(first.trial_dir)
+
+
+def test_a_later_trial_of_the_same_ranks_gives_way_to_a_newer_attempt(tmp_path: Path):
+    runner = Runner()
+    first = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True)
+    assert runner.run(first, lambda metrics: None, StopSignal()).result is not None
+
+    request = open_attempt(tmp_path / "0001", tiny_spec(epochs=10_000), ranks_stay=True)
+    end = runner.run(request, lambda metrics: TrialDir(request.trial_dir).new_attempt(), StopSignal())
+
+    assert end.failure is Failure.SUPERSEDED
+    assert not processes_of(first.trial_dir)
