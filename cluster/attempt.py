@@ -236,8 +236,9 @@ class _StayingRanks:
     def take(self, attempt: AttemptDir) -> bool:
         """Send them to an attempt; whether they have gone there. Else they may have died or hung since."""
         until_s = time.monotonic() + _TAKEN_WITHIN_S
+        if self.supervisor.stdin is None:
+            return False
         with suppress(OSError):
-            assert self.supervisor.stdin is not None
             self.supervisor.stdin.write(os.fsencode(attempt.path) + b"\n")
             self.supervisor.stdin.flush()
             while not attempt.has_begun:

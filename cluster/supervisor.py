@@ -94,16 +94,17 @@ def supervise(grace_s: float, watched: Watched, command: list[str]) -> int:
     # Ranks whose launcher was killed become our children, not init's, so that they can be found.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signalled, hurried = _listen()
+    read_end, write_end = os.pipe()
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=write_end,
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=lambda: _begin_child(libc),
     )
-    assert child.stdout is not None
-    relay = threading.Thread(target=_relay, args=(child.stdout.fileno(),), name="relay", daemon=True)
+    os.close(write_end)
+    relay = threading.Thread(target=_relay, args=(read_end,), name="relay", daemon=True)
     relay.start()
     superseded = _watch_fence(watched)
     at_once = {superseded: _News.SUPERSEDED, hurried: _News.IN_A_HURRY}

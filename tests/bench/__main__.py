@@ -15,10 +15,12 @@ from tests.bench.input import measure_input
 from tests.bench.launch import measure_launch
 from tests.bench.table import Row, table
 from tests.bench.training import measure_training
+from tests.bench.turnover import measure_turnover
 
 _BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "training": measure_training,
     "input": measure_input,
+    "turnover": measure_turnover,
     "launch": measure_launch,
 }
 
