@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 
 from cluster.attempt import Runner, StopSignal
@@ -141,13 +141,18 @@ def test_each_attempt_has_its_own_files(ran):
         assert attempt.read_end_record().failure is each.end.failure
 
 
+def ranks_of(request: AttemptRequest) -> list[psutil.Process]:
+    found = [p for p in processes_of(request.trial_dir) if p.cmdline()[1:3] == ["-m", "trainers"]]
+    assert len(found) == FIRST.world_size
+    return found
+
+
 def test_ranks_that_died_while_they_waited_cost_the_next_trial_nothing(tmp_path: Path):
     runner = Runner()
     request = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True)
     assert runner.run(request, lambda metrics: None, StopSignal()).result is not None
-    ranks = [process for process in processes_of(request.trial_dir) if "trainers" in process.cmdline()]
-    for process in ranks:
-        process.send_signal(signal.SIGKILL)
+    for process in ranks_of(request):
+        process.kill()
 
     request = open_attempt(tmp_path / "0001", dataclasses.replace(FIRST, trial_number=1), ranks_stay=True)
     end = runner.run(request, lambda metrics: None, StopSignal())
@@ -160,8 +165,7 @@ def test_ranks_that_hang_while_they_wait_cost_the_next_trial_nothing(tmp_path: P
     runner = Runner()
     request = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True, grace_s=1.0)
     assert runner.run(request, lambda metrics: None, StopSignal()).result is not None
-    ranks = [process for process in processes_of(request.trial_dir) if "trainers" in process.cmdline()]
-    for process in ranks:
+    for process in ranks_of(request):
         process.suspend()
 
     request = open_attempt(tmp_path / "0001", dataclasses.replace(FIRST, trial_number=1), ranks_stay=True, grace_s=1.0)
