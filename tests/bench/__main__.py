@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench.input import measure_input
-from tests.bench.launch import measure_launch
+from tests.bench.launch import measure_launch, measure_sixteen_ranks
 from tests.bench.table import Row, table
 from tests.bench.training import measure_training
 from tests.bench.turnover import measure_turnover
@@ -22,6 +22,7 @@ _BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "input": measure_input,
     "turnover": measure_turnover,
     "launch": measure_launch,
+    "sixteen-ranks": measure_sixteen_ranks,
 }
 
 

@@ -66,7 +66,7 @@ max_concurrent_trials = {jobs}
 checkpoint_grace_s = 15
 resident_ranks = {ranks_stay}
 rendezvous_timeout_s = 60
-gpus_per_node = 1
+gpus_per_node = {gpus_per_node}
 required_backend = "mpi"
 
 [environment]
@@ -102,6 +102,7 @@ class SlurmStudy:
     train: int = 256
     nodes: int = 2
     ranks_per_node: int = 1
+    gpus_per_node: int = 1
     jobs: int = 1
     walltime: str = "01:00:00"
     interface: str = "lo"
