@@ -45,7 +45,7 @@ class Timing(NamedTuple):
 
 
 def measure_launch() -> list[Row]:
-    """One sbatch per trial over a kept allocation with ranks that stay: times until they train; no row without Slurm."""
+    """One sbatch per trial over a kept job with ranks that stay: times until they train; no row without Slurm."""
     kept, single = [], []
     try:
         with tempfile.TemporaryDirectory() as folder, Sandbox.start(SandboxShape(_NODES, gpus_per_node=1)) as sandbox:
