@@ -22,6 +22,7 @@ from storage.protocol.trial_dir import AttemptDir, TrialDir, TrialDirError
 from storage.protocol.variables import REQUIRED_BACKEND
 from trainers.data_plane import require_data_plane
 from trainers.faults import AgreedError, AllocationError, SpecError, SupersededError, exit_code_of
+from trainers.lean_imports import import_tensorflow
 from trainers.preflight import check_spec
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def main() -> int:
     is_interrupted = _listen_for_interruption()
     own_attempt = None if arguments.attempt is None else trial.attempt(arguments.attempt)
     _begin(own_attempt)
-    # MPI starts here, and TensorFlow is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow()
+    # MPI starts here.
     from trainers.communicator import Communicator
 
     communicator = Communicator()

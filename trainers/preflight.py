@@ -25,6 +25,7 @@ from trainers.batch_plan import plan_batch
 from trainers.batch_policies import BatchPolicy
 from trainers.datasets import Dataset, DatasetError, Split, read_samples
 from trainers.faults import SpecError, values_are_of_the_spec
+from trainers.lean_imports import import_tensorflow
 from trainers.onednn import overflowing_convolutions
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
         SpecError: The model or the optimizer cannot be built like this, or the model does not give logits.
         DatasetError: The data cannot be read.
     """
+    import_tensorflow()
     import keras
     import tensorflow as tf
 
