@@ -55,6 +55,9 @@ class TrainingSettings(_Table):
     loader_batch_size: int = Field(ge=1)
     """Samples per rank that the input pipeline hands over at once."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Parts into which each rank cuts its largest batch, for one that does not fit into its memory: their gradients are
+    averaged into one update. Smaller batches are cut into parts as large, or not at all."""
     deterministic: bool = False
 
 

@@ -63,6 +63,7 @@ class StudyPlan:
             loader_batch_size=settings.loader_batch_size,
             cache_dir=str(self.config.study.cache_dir.resolve()),
             checkpoint_every_epochs=settings.checkpoint_every_epochs,
+            accumulation_steps=settings.accumulation_steps,
             deterministic=settings.deterministic,
             **{kind: _with_absolute_path(component) for kind, component in components.items()},
         )

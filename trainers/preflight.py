@@ -21,7 +21,7 @@ from storage.protocol.exit_codes import ExitCode
 from storage.protocol.records import TrialSpec
 from storage.protocol.trial_dir import TrialDir
 from trainers import components
-from trainers.batch_plan import plan_batch
+from trainers.batch_plan import plan_batch, plan_parts
 from trainers.batch_policies import BatchPolicy
 from trainers.datasets import Dataset, DatasetError, Split, read_samples
 from trainers.faults import SpecError, values_are_of_the_spec
@@ -49,8 +49,8 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
     """
     with values_are_of_the_spec():
         policy = components.build("batch_policies", spec.batch_policy)
-        for size in policy.global_batch_sizes:
-            plan_batch(size, spec.world_size, spec.loader_batch_size)
+        plans = [plan_batch(size, spec.world_size, spec.loader_batch_size) for size in policy.global_batch_sizes]
+        plan_parts([plan.local_batch_size for plan in plans], spec.accumulation_steps)
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
     sizes = dataset.sizes()
     for split in (Split.TRAIN, Split.VAL):

@@ -26,6 +26,7 @@ def compile_train_step(
     dataset: Dataset,
     communicator: GradientAverager,
     augmentation_seed: tf.Variable,
+    part_size: tf.Variable | None = None,
 ) -> TrainStep:
     """Algorithm 1 of the paper as one compiled call:
     (samples, labels, local_batch_size, updates) -> sum of the losses of the samples trained on.
@@ -37,20 +38,41 @@ def compile_train_step(
     Args:
         augmentation_seed: int64 [2]: the trial's seed and the rank. A variable, so that another trial needs no other
             trace.
+        part_size: int32 scalar: samples of whose gradients there is memory for at once. An update of more samples is
+            computed part by part, and is a multiple of it. None: each update in one go.
     """
     weights = [variable.value for variable in model.trainable_variables]
 
-    def update(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def differentiate(samples: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         images = dataset.to_model_input(samples)
         if isinstance(dataset, AugmentedDataset):
-            # The optimizer's count is in the checkpoint: a resumed run draws what an uninterrupted one would.
-            drawn = tf.random.experimental.stateless_fold_in(augmentation_seed, optimizer.iterations)
-            images = dataset.augment(images, drawn)
+            images = dataset.augment(images, seed)
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             loss = tf.reduce_mean(_losses(logits, labels))
-        gradients = communicator.average_gradients(tape.gradient(loss, weights))
-        optimizer.apply(gradients, model.trainable_variables)
+        return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
+
+    def differentiate_parts(
+        samples: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The means over parts of one size are those over all samples."""
+        parts = tf.maximum(tf.shape(labels)[0] // part_size, 1)
+        size = tf.shape(labels)[0] // parts
+        loss_sum, sums = tf.constant(0.0), [tf.zeros_like(weight) for weight in weights]
+        for i in tf.range(parts):
+            part = slice(i * size, (i + 1) * size)
+            drawn = tf.random.experimental.stateless_fold_in(seed, i)
+            loss, gradients = differentiate(samples[part], labels[part], drawn)
+            loss_sum += loss
+            sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+        share = 1.0 / tf.cast(parts, tf.float32)
+        return loss_sum * share, [total * share for total in sums]
+
+    def update(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        # The optimizer's count is in the checkpoint: a resumed run draws what an uninterrupted one would.
+        seed = tf.random.experimental.stateless_fold_in(augmentation_seed, optimizer.iterations)
+        loss, gradients = (differentiate if part_size is None else differentiate_parts)(samples, labels, seed)
+        optimizer.apply(communicator.average_gradients(gradients), model.trainable_variables)
         return loss
 
     @tf.function(

@@ -21,7 +21,7 @@ from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSp
 from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
 from trainers.batch_normalisation import fuse_batch_normalisation
-from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch
+from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch, plan_parts
 from trainers.batch_policies import BatchPolicy
 from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
 from trainers.datasets import Dataset, SampleSource, Split
@@ -47,6 +47,8 @@ class Training:
     val: SampleSource
     state: TrainingState
     augmentation_seed: tf.Variable
+    part_size: tf.Variable | None
+    """Samples of a rank whose gradients are computed at once; None: those of a whole update."""
     train_step: TrainStep
     evaluate_step: EvaluateStep
     warm_batches: set[tuple[int, int]] = field(default_factory=set)
@@ -87,6 +89,8 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
         training = replace(before, spec=spec, policy=policy)
     else:
         seed = tf.Variable([0, 0], trainable=False, dtype=tf.int64)
+        accumulates = spec.accumulation_steps > 1
+        part_size = tf.Variable(0, trainable=False, dtype=tf.int32) if accumulates else None
         training = Training(
             spec=spec,
             communicator=communicator,
@@ -96,11 +100,15 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
             val=val,
             state=state,
             augmentation_seed=seed,
-            train_step=compile_train_step(state.model, state.optimizer, dataset, communicator, seed),
+            part_size=part_size,
+            train_step=compile_train_step(state.model, state.optimizer, dataset, communicator, seed, part_size),
             evaluate_step=compile_evaluate_step(state.model, dataset),
         )
     communicator.heartbeat()
     training.augmentation_seed.assign([spec.seed, communicator.rank])
+    if training.part_size is not None:
+        local_batch_sizes = [training.plan(size).local_batch_size for size in policy.global_batch_sizes]
+        training.part_size.assign(plan_parts(local_batch_sizes, spec.accumulation_steps))
     communicator.broadcast_variables([v.value for v in [*training.state.shared(), *training.state.moving_statistics()]])
     _fold_rank_into_seeds(training.state, communicator.rank)
     return training
@@ -113,6 +121,8 @@ def _is_same_data(spec: TrialSpec, before: TrialSpec) -> bool:
 def _has_same_trace(spec: TrialSpec, state: TrainingState, before: Training) -> bool:
     """Whether the calls compiled for `before` do what the specification says once the variables are its own."""
     if spec.model != before.spec.model or spec.optimizer.name != before.spec.optimizer.name:
+        return False
+    if (spec.accumulation_steps > 1) != (before.part_size is not None):
         return False
     optimizer, optimizer_before = state.optimizer, before.state.optimizer
     if isinstance(optimizer, AdoptingOptimizer) and isinstance(optimizer_before, AdoptingOptimizer):
@@ -308,11 +318,33 @@ def warm_up(training: Training) -> None:
         training.evaluate_step(*_zeros(training, batch_size), tf.constant(batch_size))
     except tf.errors.ResourceExhaustedError as error:
         raise BatchTooLargeError(
-            f"{tried} does not fit into the memory of rank {training.communicator.rank}; use a smaller batch or more "
-            f"ranks ({_words_of(error)})."
+            f"{tried} does not fit into the memory of rank {training.communicator.rank}; use {_advice(training)}a "
+            f"smaller batch or more ranks ({_words_of(error)})."
         ) from error
     training.state.assign(before)
     training.warm_batches.update((loader_batch_size, size) for size in cold)
+
+
+def _advice(training: Training) -> str:
+    """The accumulation steps with which the largest batch fits into this rank's memory, by trying; or nothing."""
+    largest = max(training.plan(size).local_batch_size for size in training.policy.global_batch_sizes)
+    for steps in range(training.spec.accumulation_steps + 1, largest + 1):
+        if largest % steps == 0 and _fits(training, largest // steps):
+            return f"training.accumulation_steps={steps}, "
+    return ""
+
+
+def _fits(training: Training, samples: int) -> bool:
+    """Whether a gradient of so many samples does. The other ranks take no part: they wait for this one, which fails."""
+    model = training.state.model
+    try:
+        images = training.dataset.to_model_input(_zeros(training, samples)[0])
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(images, training=True))
+        tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    except tf.errors.ResourceExhaustedError:
+        return False
+    return True
 
 
 def samples_per_rank(training: Training) -> int:

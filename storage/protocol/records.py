@@ -49,6 +49,8 @@ class TrialSpec:
     cache_dir: str
     """Where decoded data sets are kept, shared by all trials."""
     checkpoint_every_epochs: int = 1
+    accumulation_steps: int = 1
+    """Parts of the largest batch, on each rank, whose gradients are averaged into one update."""
     deterministic: bool = False
     """Op determinism and one thread: slower, bit-identical when repeated."""
     study_uuid: str = ""

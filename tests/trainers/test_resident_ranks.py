@@ -39,6 +39,7 @@ DIVERGES = tiny_spec(
 OTHER_MODEL = tiny_spec(
     seed=3,
     epochs=2,
+    accumulation_steps=2,
     model=ComponentSpec("small_resnet", {"width": 8, "blocks": [1, 1], "normalisation": "none"}),
     optimizer=ComponentSpec("sgd", {"learning_rate": 0.01}),
     dataset=ComponentSpec("synthetic_bigearthnet", {"train": 64, "val": 20, "size": 8}),
