@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
-from storage.protocol.records import ComponentSpec
+from storage.protocol.records import ComponentSpec, Precision
 from study import catalog
 from study.search_space import PARAMETER_TYPES, SearchSpace
 
@@ -58,6 +58,8 @@ class TrainingSettings(_Table):
     accumulation_steps: int = Field(default=1, ge=1)
     """Parts into which each rank cuts its largest batch, for one that does not fit into its memory: their gradients are
     averaged into one update. Smaller batches are cut into parts as large, or not at all."""
+    precision: Precision = Precision.FLOAT32
+    """In what the model computes: float32, tf32 (on GPUs that know it) or bfloat16."""
     deterministic: bool = False
 
 

@@ -64,6 +64,7 @@ class StudyPlan:
             cache_dir=str(self.config.study.cache_dir.resolve()),
             checkpoint_every_epochs=settings.checkpoint_every_epochs,
             accumulation_steps=settings.accumulation_steps,
+            precision=settings.precision,
             deterministic=settings.deterministic,
             **{kind: _with_absolute_path(component) for kind, component in components.items()},
         )

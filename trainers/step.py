@@ -126,5 +126,6 @@ def compile_evaluate_step(model: keras.Model, dataset: Dataset) -> EvaluateStep:
 
 def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Of each sample its sigmoid cross-entropy, averaged over the classes: float32 [n]."""
+    logits = tf.cast(logits, tf.float32)
     entropies = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
     return tf.reduce_mean(entropies, axis=1)

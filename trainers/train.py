@@ -29,6 +29,7 @@ from trainers.demand import Demand, Demands
 from trainers.faults import BatchTooLargeError, values_are_of_the_spec
 from trainers.loader import evaluation_order_of, read_batches, training_order_of
 from trainers.metrics import ClassCounts
+from trainers.precision import set_precision
 from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _has_same_trace(spec: TrialSpec, state: TrainingState, before: Training) -> 
     """Whether the calls compiled for `before` do what the specification says once the variables are its own."""
     if spec.model != before.spec.model or spec.optimizer.name != before.spec.optimizer.name:
         return False
-    if (spec.accumulation_steps > 1) != (before.part_size is not None):
+    if (spec.accumulation_steps > 1) != (before.part_size is not None) or spec.precision != before.spec.precision:
         return False
     optimizer, optimizer_before = state.optimizer, before.state.optimizer
     if isinstance(optimizer, AdoptingOptimizer) and isinstance(optimizer_before, AdoptingOptimizer):
@@ -136,6 +137,7 @@ def build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
     Raises:
         SpecError: They cannot be built like this.
     """
+    set_precision(spec.precision)
     with values_are_of_the_spec():
         model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
         model = fuse_batch_normalisation(model)

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.attempt import Runner, StopSignal
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
-from storage.protocol.records import ComponentSpec, Outcome, TrialSpec
+from storage.protocol.records import ComponentSpec, Outcome, Precision, TrialSpec
 from storage.protocol.trial_dir import TrialDir
 from tests.trainers.tiny_trial import (
     DEADLINE_S,
@@ -40,6 +40,7 @@ OTHER_MODEL = tiny_spec(
     seed=3,
     epochs=2,
     accumulation_steps=2,
+    precision=Precision.BFLOAT16,
     model=ComponentSpec("small_resnet", {"width": 8, "blocks": [1, 1], "normalisation": "none"}),
     optimizer=ComponentSpec("sgd", {"learning_rate": 0.01}),
     dataset=ComponentSpec("synthetic_bigearthnet", {"train": 64, "val": 20, "size": 8}),
