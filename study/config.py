@@ -60,6 +60,9 @@ class TrainingSettings(_Table):
     averaged into one update. Smaller batches are cut into parts as large, or not at all."""
     precision: Precision = Precision.FLOAT32
     """In what the model computes: float32, tf32 (on GPUs that know it) or bfloat16."""
+    jit: bool = False
+    """Have XLA compile the model and its gradient; the reduction over the ranks stays outside. What is compiled is kept
+    in cache_dir, for all ranks and trials."""
     deterministic: bool = False
 
 

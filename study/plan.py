@@ -65,6 +65,7 @@ class StudyPlan:
             checkpoint_every_epochs=settings.checkpoint_every_epochs,
             accumulation_steps=settings.accumulation_steps,
             precision=settings.precision,
+            jit=settings.jit,
             deterministic=settings.deterministic,
             **{kind: _with_absolute_path(component) for kind, component in components.items()},
         )

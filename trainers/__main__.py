@@ -37,6 +37,7 @@ def main() -> int:
     own_attempt = None if arguments.attempt is None else trial.attempt(arguments.attempt)
     _begin(own_attempt)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _share_what_is_compiled(trial)
     import_tensorflow()
     # MPI starts here.
     from trainers.communicator import Communicator
@@ -55,6 +56,15 @@ def main() -> int:
             return 0
         trial = own_attempt.trial
         _begin(own_attempt)
+
+
+def _share_what_is_compiled(trial: TrialDir) -> None:
+    """Have XLA keep what it compiles where the other ranks and later trials find it. TensorFlow reads this once."""
+    # If it is bad or away, all ranks will find out together.
+    with contextlib.suppress(OSError):
+        folder = Path(trial.read_spec().cache_dir) / "xla"
+        flags = f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_prefix=switchyard"
+        os.environ["TF_XLA_FLAGS"] = f"{flags} {os.environ.get('TF_XLA_FLAGS', '')}".rstrip()
 
 
 def _begin(own_attempt: AttemptDir | None) -> None:

@@ -117,7 +117,7 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
     _check_convolutions(state.model, spec.model.name)
     _check_outputs(state.model, images, (len(labels), len(dataset.class_names)), spec.model.name)
     seed = tf.Variable([spec.seed, 0], trainable=False, dtype=tf.int64)
-    step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), seed)
+    step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), seed, jit=spec.jit)
     step(samples, labels, tf.constant(len(labels)), tf.constant(1)).numpy()
 
 

@@ -27,6 +27,8 @@ def compile_train_step(
     communicator: GradientAverager,
     augmentation_seed: tf.Variable,
     part_size: tf.Variable | None = None,
+    *,
+    jit: bool = False,
 ) -> TrainStep:
     """Algorithm 1 of the paper as one compiled call:
     (samples, labels, local_batch_size, updates) -> sum of the losses of the samples trained on.
@@ -40,17 +42,24 @@ def compile_train_step(
             trace.
         part_size: int32 scalar: samples of whose gradients there is memory for at once. An update of more samples is
             computed part by part, and is a multiple of it. None: each update in one go.
+        jit: Have XLA compile the model and its gradient, once per batch size.
     """
     weights = [variable.value for variable in model.trainable_variables]
+
+    def loss_and_gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(_losses(logits, labels))
+        return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
+
+    if jit:
+        loss_and_gradients = tf.function(loss_and_gradients, jit_compile=True)
 
     def differentiate(samples: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         images = dataset.to_model_input(samples)
         if isinstance(dataset, AugmentedDataset):
             images = dataset.augment(images, seed)
-        with tf.GradientTape() as tape:
-            logits = model(images, training=True)
-            loss = tf.reduce_mean(_losses(logits, labels))
-        return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
+        return loss_and_gradients(images, labels)
 
     def differentiate_parts(
         samples: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor

@@ -102,7 +102,9 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
             state=state,
             augmentation_seed=seed,
             part_size=part_size,
-            train_step=compile_train_step(state.model, state.optimizer, dataset, communicator, seed, part_size),
+            train_step=compile_train_step(
+                state.model, state.optimizer, dataset, communicator, seed, part_size, jit=spec.jit
+            ),
             evaluate_step=compile_evaluate_step(state.model, dataset),
         )
     communicator.heartbeat()
@@ -123,7 +125,9 @@ def _has_same_trace(spec: TrialSpec, state: TrainingState, before: Training) -> 
     """Whether the calls compiled for `before` do what the specification says once the variables are its own."""
     if spec.model != before.spec.model or spec.optimizer.name != before.spec.optimizer.name:
         return False
-    if (spec.accumulation_steps > 1) != (before.part_size is not None) or spec.precision != before.spec.precision:
+    if (spec.precision, spec.jit) != (before.spec.precision, before.spec.jit):
+        return False
+    if (spec.accumulation_steps > 1) != (before.part_size is not None):
         return False
     optimizer, optimizer_before = state.optimizer, before.state.optimizer
     if isinstance(optimizer, AdoptingOptimizer) and isinstance(optimizer_before, AdoptingOptimizer):

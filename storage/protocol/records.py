@@ -61,6 +61,8 @@ class TrialSpec:
     accumulation_steps: int = 1
     """Parts of the largest batch, on each rank, whose gradients are averaged into one update."""
     precision: Precision = Precision.FLOAT32
+    jit: bool = False
+    """Whether XLA compiles the model and its gradient."""
     deterministic: bool = False
     """Op determinism and one thread: slower, bit-identical when repeated."""
     study_uuid: str = ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from tests.trainers.tiny_trial import (
 pytestmark = pytest.mark.timeout(3 * DEADLINE_S)
 
 FIRST = tiny_spec(epochs=2)
+LONG = tiny_spec(epochs=10_000)
 OTHER_VALUES = tiny_spec(
     seed=2,
     optimizer=ComponentSpec("sgd", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
@@ -41,6 +43,7 @@ OTHER_MODEL = tiny_spec(
     epochs=2,
     accumulation_steps=2,
     precision=Precision.BFLOAT16,
+    jit=True,
     model=ComponentSpec("small_resnet", {"width": 8, "blocks": [1, 1], "normalisation": "none"}),
     optimizer=ComponentSpec("sgd", {"learning_rate": 0.01}),
     dataset=ComponentSpec("synthetic_bigearthnet", {"train": 64, "val": 20, "size": 8}),
@@ -82,12 +85,13 @@ def ran(tmp_path_factory) -> Iterator[dict[str, Ran]]:
     run("pruned", OTHER_VALUES, stop=Outcome.PRUNED)
     run("diverged", DIVERGES)
     run("after all that", OTHER_VALUES)
-    run("other model", OTHER_MODEL)
+    other_model = dataclasses.replace(OTHER_MODEL, cache_dir=str(folder / "cache"))
+    run("other model", other_model)
     run("and back", OTHER_VALUES)
     run("refused", NO_SUCH_OPTION)
     run("on fresh ranks", OTHER_VALUES)
     runner.close()
-    run("other model, on fresh ranks", OTHER_MODEL)
+    run("other model, on fresh ranks", other_model)
     runner.close()
     yield ran
     assert not [process for request, _ in ran.values() for process in processes_of(request.trial_dir)]
@@ -130,6 +134,12 @@ def test_a_trial_on_ranks_that_stayed_is_bit_for_bit_that_on_fresh_ones(ran, nam
     assert all(np.array_equal(arrays[name], arrays_alone[name]) for name in arrays)
 
 
+def test_what_xla_has_compiled_is_kept_for_other_ranks_and_trials(ran):
+    folder = Path(ran["other model"].request.trial_dir).parent / "cache" / "xla"
+
+    assert [path.suffix for path in folder.iterdir()][:1] == [".pb"]
+
+
 def test_each_attempt_has_its_own_files(ran):
     for name, each in ran.items():
         attempt = attempt_of(each.request)
@@ -143,60 +153,35 @@ def test_each_attempt_has_its_own_files(ran):
         assert attempt.read_end_record().failure is each.end.failure
 
 
+def test_whatever_becomes_of_ranks_that_stayed_the_next_trial_has_ranks(tmp_path: Path):
+    runner, stop, numbers = Runner(), StopSignal(), count()
+
+    def run(spec: TrialSpec, relay: Callable[[AttemptRequest], None] = lambda request: None) -> Ran:
+        request = open_attempt(tmp_path / f"{next(numbers):04d}", spec, ranks_stay=True, grace_s=2.0)
+        return Ran(request, runner.run(request, lambda metrics: relay(request), stop))
+
+    ran = run(FIRST)
+    for process in ranks_of(ran.request):
+        process.kill()
+    ran = run(FIRST)
+    assert ran.end.name == Outcome.COMPLETED
+    for process in ranks_of(ran.request):
+        process.suspend()
+    ran = run(FIRST)
+    assert ran.end.name == Outcome.COMPLETED
+
+    # Those of a later trial give way to a newer attempt of it, and pause, as those of a first one do.
+    superseded = run(LONG, lambda request: TrialDir(request.trial_dir).new_attempt())
+    assert superseded.end.name == Failure.SUPERSEDED
+    assert not processes_of(ran.request.trial_dir)
+    ran = run(FIRST)
+    paused = run(LONG, lambda request: stop.request(Outcome.PAUSED))
+    assert paused.end.name == Outcome.PAUSED
+    assert attempt_of(paused.request).checkpoint_path.exists()
+    assert not processes_of(ran.request.trial_dir)
+
+
 def ranks_of(request: AttemptRequest) -> list[psutil.Process]:
     found = [p for p in processes_of(request.trial_dir) if p.cmdline()[1:3] == ["-m", "trainers"]]
     assert len(found) == FIRST.world_size
     return found
-
-
-def test_ranks_that_died_while_they_waited_cost_the_next_trial_nothing(tmp_path: Path):
-    runner = Runner()
-    request = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True)
-    assert runner.run(request, lambda metrics: None, StopSignal()).result is not None
-    for process in ranks_of(request):
-        process.kill()
-
-    request = open_attempt(tmp_path / "0001", dataclasses.replace(FIRST, trial_number=1), ranks_stay=True)
-    end = runner.run(request, lambda metrics: None, StopSignal())
-
-    assert (end.failure, end.result and end.result.outcome) == (None, Outcome.COMPLETED)
-    runner.close()
-
-
-def test_ranks_that_hang_while_they_wait_cost_the_next_trial_nothing(tmp_path: Path):
-    runner = Runner()
-    request = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True, grace_s=1.0)
-    assert runner.run(request, lambda metrics: None, StopSignal()).result is not None
-    for process in ranks_of(request):
-        process.suspend()
-
-    request = open_attempt(tmp_path / "0001", dataclasses.replace(FIRST, trial_number=1), ranks_stay=True, grace_s=1.0)
-    end = runner.run(request, lambda metrics: None, StopSignal())
-
-    assert (end.failure, end.result and end.result.outcome) == (None, Outcome.COMPLETED)
-    runner.close()
-
-
-def test_a_later_trial_of_the_same_ranks_pauses_and_then_they_go(tmp_path: Path):
-    runner, stop = Runner(), StopSignal()
-    first = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True)
-    assert runner.run(first, lambda metrics: None, stop).result is not None
-
-    request = open_attempt(tmp_path / "0001", tiny_spec(epochs=10_000), ranks_stay=True)
-    end = runner.run(request, lambda metrics: stop.request(Outcome.PAUSED), stop)
-
-    assert end.result.outcome is Outcome.PAUSED
-    assert attempt_of(request).checkpoint_path.exists()
-    assert not processes_of(first.trial_dir)
-
-
-def test_a_later_trial_of_the_same_ranks_gives_way_to_a_newer_attempt(tmp_path: Path):
-    runner = Runner()
-    first = open_attempt(tmp_path / "0000", FIRST, ranks_stay=True)
-    assert runner.run(first, lambda metrics: None, StopSignal()).result is not None
-
-    request = open_attempt(tmp_path / "0001", tiny_spec(epochs=10_000), ranks_stay=True)
-    end = runner.run(request, lambda metrics: TrialDir(request.trial_dir).new_attempt(), StopSignal())
-
-    assert end.failure is Failure.SUPERSEDED
-    assert not processes_of(first.trial_dir)

@@ -1,4 +1,4 @@
-"""An update that is computed part by part is the update."""
+"""An update that is computed part by part, or compiled by XLA, is the update."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ class OneRank:
         return list(gradients)
 
 
-def trained(tmp_path: Path, part_size: int | None) -> tuple[float, list[np.ndarray], int]:
+def trained(tmp_path: Path, part_size: int | None, *, jit: bool = False) -> tuple[float, list[np.ndarray], int]:
     """Loss sum, weights and reductions in the graph after a loader batch of two updates."""
     keras.utils.set_random_seed(1)
     dataset: Dataset = components.build("datasets", SPEC.dataset, tmp_path)
     state, rank = build_state(SPEC, dataset), OneRank()
     parts = None if part_size is None else tf.Variable(part_size)
-    step = compile_train_step(state.model, state.optimizer, dataset, rank, tf.Variable([1, 0], dtype=tf.int64), parts)
+    seed = tf.Variable([1, 0], dtype=tf.int64)
+    step = compile_train_step(state.model, state.optimizer, dataset, rank, seed, parts, jit=jit)
     samples, labels = map(tf.constant, read_samples(dataset.open(Split.TRAIN), np.arange(SAMPLES)))
     loss = step(samples, labels, tf.constant(SAMPLES // UPDATES), tf.constant(UPDATES))
     assert int(state.optimizer.iterations) == UPDATES
@@ -58,6 +59,17 @@ def test_parts_make_the_update_of_the_whole_batch_and_reduce_once(tmp_path, part
     assert reductions == 1
     assert loss_of_parts == pytest.approx(loss, rel=1e-5)
     for one, other in zip(weights_of_parts, weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("part_size", [None, 4])
+def test_what_xla_compiles_makes_the_same_update(tmp_path, part_size):
+    loss, weights, _ = trained(tmp_path, None)
+    loss_compiled, weights_compiled, reductions = trained(tmp_path, part_size, jit=True)
+
+    assert reductions == 1
+    assert loss_compiled == pytest.approx(loss, rel=1e-5)
+    for one, other in zip(weights_compiled, weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
