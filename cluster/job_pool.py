@@ -394,20 +394,23 @@ class JobPool:
         with self._lock:
             alive: list[Job] = list(self.jobs.jobs)
         ids = [job.job_id for job in alive if job.job_id is not None]
-        ids += sorted(self._unconfirmed.union(self._missed_jobs()).difference(ids))
+        ids += sorted(self._unconfirmed.union(self._jobs_never_told_of(alive)).difference(ids))
         if ids and not any(self._cancel(ids) for _ in range(_CANCEL_TRIES)):
             self._left_behind += [f"job {job_id}" for job_id in ids]
 
-    def _missed_jobs(self) -> list[str]:
-        """Ids of this study's jobs that the batch system has not told of so far, as it was silent."""
-        if not self._is_silent:
+    def _jobs_never_told_of(self, alive: Sequence[Job]) -> list[str]:
+        """Ids of this study's jobs that the batch system has kept to itself: of an earlier driver, or of a submission
+        that it has not answered."""
+        unanswered = {job.name for job in alive if job.job_id is None}
+        if not self._is_silent and not unanswered:
             return []
-        self._look_s = float("-inf")
+        was_silent, self._look_s = self._is_silent, float("-inf")
         answer = self._ask_queue()
-        if answer is None:
+        if answer is None and was_silent:
             self._left_behind.append("any job of an earlier driver")
-            return []
-        return [job.job_id for job in answer.jobs if job.state.is_alive]
+        told = [] if answer is None else answer.jobs
+        self._left_behind += [f"job {name}" for name in sorted(unanswered.difference(job.name for job in told))]
+        return [job.job_id for job in told if job.state.is_alive]
 
     def _say(self, text: str) -> None:
         with self._lock:

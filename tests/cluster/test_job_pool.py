@@ -33,6 +33,19 @@ class FleetingController:
             raise BatchSystemError(f"{command}: Unable to contact slurm controller")
 
 
+class ForgetfulController(FleetingController):
+    """It takes a job, and its answer is lost."""
+
+    def submit(self, name: str) -> str:
+        self.submitted = name
+        raise BatchSystemError("sbatch has not answered for 30 s")
+
+    def queue(self) -> Sequence[QueuedJob]:
+        self._answer("squeue")
+        pending = QueuedJob("18", getattr(self, "submitted", ""), JobState.PENDING, "PENDING", 4, 3600.0)
+        return [pending] if hasattr(self, "submitted") else []
+
+
 class NoRunners:
     def connect(self, on_epoch, on_end) -> None:
         pass
@@ -63,5 +76,25 @@ def test_a_study_that_ends_at_once_gives_back_what_an_earlier_driver_left(
 
     with pool:
         pass
+
+    assert (batch.cancelled, pool.left_behind()) == (cancelled, left_behind)
+
+
+@pytest.mark.parametrize(
+    ("answers_queue", "cancelled", "left_behind"),
+    [
+        pytest.param([True, True], ["18"], [], id="it tells of the job"),
+        pytest.param([True, False], [], ["job s-0"], id="it is away"),
+    ],
+)
+def test_a_job_whose_submission_was_not_answered_is_given_back(answers_queue, cancelled, left_behind):
+    batch = ForgetfulController(answers_queue, [True])
+    settings = PoolSettings(Limits(nodes_per_job=4), float("inf"), queue_every_s=1000.0)
+    pool = JobPool(batch, NoRunners(), Jobs("s-"), settings, SYSTEM_CLOCK, attempt_dir)
+    pool.ask_for(1)
+
+    # Without the thread that looks at the jobs.
+    pool.tick()
+    pool.give_back_all()
 
     assert (batch.cancelled, pool.left_behind()) == (cancelled, left_behind)

@@ -102,7 +102,8 @@ class Universe:
         # Nothing may run on after it.
         world.advance(120.0)
         named = {name for driver in self.drivers for name in driver.left_behind}
-        outlive = [job.job_id for job in self.cluster.alive() if f"job {job.job_id}" not in named]
+        unnamed = [job for job in self.cluster.alive() if not {f"job {job.job_id}", f"job {job.name}"} & named]
+        outlive = [job.job_id for job in unnamed]
         if outlive and "any job of an earlier driver" not in self.drivers[-1].left_behind:
             raise InvariantError(f"job {', '.join(outlive)} outlives the study")
 
