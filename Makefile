@@ -12,11 +12,11 @@ unexport PYTHONPATH
 # The Python is the one that was asked for, or none.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help env study test bench lint lock nccl clean
+.PHONY: help env study test bench bench-peers lint lock nccl clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 env: .venv/complete ## Set up .venv; a few minutes the first time, nothing after that. [PYTHON=..., UV=...]
 
@@ -28,6 +28,9 @@ test: lint ## Check the style, then run all tests. [ARGS="tests/storage -x"]
 
 bench: env ## Print the table of docs/benchmarks.md for this machine.
 	.venv/bin/python -m tests.bench $(ARGS)
+
+bench-peers: env .venv-peers/complete ## Measure the same trials under Optuna and Ray Tune, Ray in an environment of its own.
+	.venv/bin/python -m tests.bench.peers --ray .venv-peers/bin/python $(ARGS)
 
 lint: env ## Check style, types and the direction of imports.
 	.venv/bin/ruff check --quiet .
@@ -47,7 +50,7 @@ nccl: | $(UV) ## Set up .venv-nccl with TensorFlow for GPUs and NCCL; needs nvcc
 	PYTHON="$(PYTHON)" UV="$(UV)" .ci/build-nccl
 
 clean: ## Remove the environment and all caches; keep runs/.
-	rm -rf .venv .venv-nccl .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-nccl .venv-peers .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Both at once, before anything is downloaded. The compilers are those that CMake looks for.
@@ -74,4 +77,9 @@ endef
 	@.venv/bin/python -c '' 2> /dev/null || $(UV) venv --quiet --clear --python "$(PYTHON)" .venv
 	$(UV) pip sync --python .venv/bin/python --require-hashes \
 		--build-constraints requirements.lock --build-constraints tools.lock requirements.lock
+	@touch $@
+
+.venv-peers/complete: tests/bench/peers/requirements.txt | $(UV)
+	$(UV) venv --quiet --clear --python "$(PYTHON)" .venv-peers
+	$(UV) pip install --quiet --python .venv-peers/bin/python --requirement $<
 	@touch $@

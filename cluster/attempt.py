@@ -1,4 +1,5 @@
-"""The runner: one attempt of a trial. Launches the ranks, relays their epochs, tells how they ended.
+"""The runner: one attempt of a trial after another. Launches ranks or sends those that stayed, relays their epochs,
+tells how they ended.
 
 Runs inside a Dask worker, on the first node of the allocation, or in a thread of the driver. Never imports TensorFlow.
 """
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
 _SUPERVISOR = (sys.executable, "-m", "cluster.supervisor")
+# Ranks that stay look for another attempt twice a second.
+_TAKEN_WITHIN_S = 10.0
+_LOOK_S = 0.02
 # A supervisor's own steps after the grace time, generously: ask the launcher, kill, look after what is left.
 _SUPERVISOR_ENDS_WITHIN_S = 90.0
 
@@ -105,6 +109,7 @@ def rank_command(request: AttemptRequest) -> tuple[str, ...]:
         str(request.trial_dir),
         f"--attempt={request.attempt_number}",
         f"--threads={request.layout.cpus_per_rank}",
+        *(["--stay"] if request.ranks_stay else []),
     )
     return launcher(request.launcher_name).argv(request.layout, program, request.launcher_options)
 
@@ -135,41 +140,127 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
     }
 
 
+class Runner:
+    """Runs attempts one after another. Ranks that stayed after one are there for the next."""
+
+    def __init__(self) -> None:
+        self._staying: _StayingRanks | None = None
+
+    def run(self, request: AttemptRequest, relay: Callable[[EpochMetrics], None], stop: StopSignal) -> AttemptEnd:
+        """Run the ranks to their result or their end. Whatever happens, the attempt's end comes back, and says why.
+
+        Args:
+            relay: Called with each epoch as it finishes. Nothing depends on it: the epochs are on disk.
+        """
+        attempt, started_s = TrialDir(request.trial_dir).attempt(request.attempt_number), time.monotonic()
+        try:
+            exit_code, why = self._run_ranks(request, attempt, relay, stop)
+            record = _end_record(request, attempt, exit_code, why, time.monotonic() - started_s)
+        # Whatever it is: an attempt without an end would leave its trial waiting for ever.
+        except Exception as error:
+            log.exception("attempt %s: the runner failed", request.key)
+            record = EndRecord(_failure_of_runner(error), _runner_words(error), None, time.monotonic() - started_s)
+        with suppress(OSError):
+            attempt.write_end(record)
+        return _end(attempt, record)
+
+    def dismiss(self) -> None:
+        """Send ranks that stayed away, without waiting for their end."""
+        if self._staying is not None:
+            _close(self._staying.supervisor)
+
+    def close(self) -> bool:
+        """Leave no rank behind; whether all are gone. Not while an attempt runs."""
+        staying, self._staying = self._staying, None
+        return staying is None or _end_supervisor(staying.supervisor, staying.request.grace_s)
+
+    def _run_ranks(
+        self, request: AttemptRequest, attempt: AttemptDir, relay: Callable[[EpochMetrics], None], stop: StopSignal
+    ) -> tuple[int, str]:
+        """The exit code of the launcher, and why the ranks were told to end; empty if they were not."""
+        launcher(request.launcher_name).prepare()
+        oom_before = diagnosis.count_oom_kills()
+        supervisor = self._send_staying_ranks(request, attempt) or _launch(request, attempt)
+        try:
+            why = _watch(supervisor, request, attempt, relay, stop)
+            if not why and _has_ranks_that_stay(request, attempt) and supervisor.poll() is None:
+                self._staying = _StayingRanks(supervisor, request)
+                return 0, ""
+        finally:
+            ended = self._staying is not None or _end_supervisor(supervisor, request.grace_s)
+        if not ended:
+            return 128 + 9, "the ranks cannot be killed; their node waits for a device or a file system"
+        exit_code = supervisor.returncode if supervisor.returncode >= 0 else 128 - supervisor.returncode
+        if diagnosis.may_be_out_of_memory(exit_code):
+            why = diagnosis.count_oom_kills().reason_since(oom_before) or why
+        return exit_code, why
+
+    def _send_staying_ranks(self, request: AttemptRequest, attempt: AttemptDir) -> subprocess.Popen | None:
+        """The supervisor of ranks that have taken the attempt; None if there are none, or they are not fit for it."""
+        staying, self._staying = self._staying, None
+        if staying is None:
+            return None
+        if staying.suit(request) and staying.take(attempt):
+            return staying.supervisor
+        _end_supervisor(staying.supervisor, staying.request.grace_s)
+        return None
+
+
 def run_attempt(request: AttemptRequest, relay: Callable[[EpochMetrics], None], stop: StopSignal) -> AttemptEnd:
-    """Run the ranks to their end. Whatever happens, the attempt's end comes back, and says why.
+    """As `Runner.run`, and no rank stays."""
+    runner = Runner()
+    try:
+        return runner.run(request, relay, stop)
+    finally:
+        runner.close()
+
+
+@dataclass(frozen=True)
+class _StayingRanks:
+    """Ranks that have come to a result and wait.
 
     Args:
-        relay: Called with each epoch as it finishes. Nothing depends on it: the epochs are on disk.
+        request: The last one that they were started or sent for.
     """
-    attempt, started_s = TrialDir(request.trial_dir).attempt(request.attempt_number), time.monotonic()
-    try:
-        exit_code, why = _run_ranks(request, attempt, relay, stop)
-        record = _end_record(request, attempt, exit_code, why, time.monotonic() - started_s)
-    # Whatever it is: an attempt without an end would leave its trial waiting for ever.
-    except Exception as error:
-        log.exception("attempt %s: the runner failed", request.key)
-        record = EndRecord(_failure_of_runner(error), _runner_words(error), None, time.monotonic() - started_s)
-    with suppress(OSError):
-        attempt.write_end(record)
-    return _end(attempt, record)
+
+    supervisor: subprocess.Popen
+    request: AttemptRequest
+
+    def suit(self, request: AttemptRequest) -> bool:
+        """Whether ranks started for the request would be such ones."""
+        return request.ranks_stay and all(
+            getattr(request, name) == getattr(self.request, name)
+            for name in ("layout", "launcher_name", "launcher_options", "environment", "grace_s")
+        )
+
+    def take(self, attempt: AttemptDir) -> bool:
+        """Send them to an attempt; whether they have gone there. Else they may have died or hung since."""
+        until_s = time.monotonic() + _TAKEN_WITHIN_S
+        if self.supervisor.stdin is None:
+            return False
+        with suppress(OSError):
+            self.supervisor.stdin.write(os.fsencode(attempt.path) + b"\n")
+            self.supervisor.stdin.flush()
+            while not attempt.has_begun:
+                if _has_exited(self.supervisor, _LOOK_S) or time.monotonic() >= until_s:
+                    return False
+            return True
+        return False
 
 
-def _run_ranks(
-    request: AttemptRequest, attempt: AttemptDir, relay: Callable[[EpochMetrics], None], stop: StopSignal
-) -> tuple[int, str]:
-    """The exit code of the launcher, and why the ranks were told to end; empty if they were not."""
-    launcher(request.launcher_name).prepare()
-    oom_before = diagnosis.count_oom_kills()
+def _has_ranks_that_stay(request: AttemptRequest, attempt: AttemptDir) -> bool:
+    """Whether the ranks of a running attempt have come to a result and wait for another one."""
+    if not request.ranks_stay:
+        return False
+    result = attempt.read_result()
+    return result is not None and result.outcome is not Outcome.PAUSED
+
+
+def _launch(request: AttemptRequest, attempt: AttemptDir) -> subprocess.Popen:
+    """Start a supervisor, and it the ranks."""
     with attempt.log_path.open("ab") as output:
-        supervisor = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "cluster.supervisor",
-                str(request.grace_s),
-                str(attempt.path),
-                *rank_command(request),
-            ],
+        return subprocess.Popen(
+            [*_SUPERVISOR, str(request.grace_s), str(attempt.path), *rank_command(request)],
             env=rank_environment(request, os.environ),
             stdin=subprocess.PIPE,
             stdout=output,
@@ -177,16 +268,6 @@ def _run_ranks(
             # Ctrl-C and the closing of a terminal are for the driver to hear, which then pauses its trials.
             start_new_session=True,
         )
-    try:
-        why = _watch(supervisor, request, attempt, relay, stop)
-    finally:
-        ended = _end_supervisor(supervisor, request.grace_s)
-    if not ended:
-        return 128 + 9, "the ranks cannot be killed; their node waits for a device or a file system"
-    exit_code = supervisor.returncode if supervisor.returncode >= 0 else 128 - supervisor.returncode
-    if diagnosis.may_be_out_of_memory(exit_code):
-        why = diagnosis.count_oom_kills().reason_since(oom_before) or why
-    return exit_code, why
 
 
 def _watch(
@@ -206,6 +287,8 @@ def _watch(
                 relay(metrics)
             has_met = has_met or attempt.read_communicator() is not None
             heartbeat = attempt.read_heartbeat() if has_met else None
+            if _has_ranks_that_stay(request, attempt):
+                break
         verdict, reason = watch.verdict(time.monotonic(), stop.requested, has_met, heartbeat)
         if verdict is Outcome.PAUSED:
             # Closing the pipe has the supervisor do as if this runner were gone: checkpoint, grace time, end.

@@ -17,7 +17,7 @@ import dask
 from distributed import Client, Future, Scheduler, SpecCluster, get_worker
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from cluster.attempt import StopSignal, run_attempt
+from cluster.attempt import Runner, StopSignal
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
 from storage.protocol.codec import from_json, to_json
 from storage.protocol.records import EpochMetrics, Outcome
@@ -142,6 +142,7 @@ def scheduler_settings() -> dask.config.set:
 # What follows runs in the worker.
 
 _stops: dict[str, StopSignal] = {}
+_runner = Runner()
 
 
 def request_stop(key: str, outcome: str) -> None:
@@ -160,6 +161,6 @@ def _run_on_worker(request_json: str, topic: str) -> str:
 
     stop = _stops[key] = StopSignal()
     try:
-        return to_json(run_attempt(request, relay, stop))
+        return to_json(_runner.run(request, relay, stop))
     finally:
         del _stops[key]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from cluster.attempt import StopSignal, run_attempt
+from cluster.attempt import Runner, StopSignal
 from cluster.pool import AttemptFinished, EpochFinished, Event
-from storage.protocol.attempts import AttemptEnd, AttemptRequest
+from storage.protocol.attempts import AttemptRequest
 from storage.protocol.records import EpochMetrics, Outcome
-
-RunAttempt = Callable[[AttemptRequest, Callable[[EpochMetrics], None], StopSignal], AttemptEnd]
 
 # Of the ranks' grace time, for supervisor and runner.
 _ENDS_LATER_BY_S = 15.0
@@ -24,9 +22,9 @@ class LocalPool:
 
     walltime_s = float("inf")
 
-    def __init__(self, slots: int, run: RunAttempt = run_attempt) -> None:
-        self._run = run
-        self._attempts: dict[str, _Running | None] = {f"slot-{number}": None for number in range(slots)}
+    def __init__(self, slots: int) -> None:
+        self._runners = {f"slot-{number}": Runner() for number in range(slots)}
+        self._attempts: dict[str, _Running | None] = dict.fromkeys(self._runners)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -38,6 +36,12 @@ class LocalPool:
             attempt.stop.request(Outcome.PAUSED)
         for attempt in running:
             attempt.thread.join(attempt.request.grace_s + _ENDS_LATER_BY_S)
+        if any(attempt.thread.is_alive() for attempt in running):
+            return
+        for runner in self._runners.values():
+            runner.dismiss()
+        for runner in self._runners.values():
+            runner.close()
 
     def ask_for(self, workers: int) -> None:
         """They are all there, and cost nothing."""
@@ -53,8 +57,11 @@ class LocalPool:
             raise ValueError(f"{worker} has an attempt already")
         stop = StopSignal()
 
+        def relay(metrics: EpochMetrics) -> None:
+            self._events.put(EpochFinished(request, metrics))
+
         def run() -> None:
-            end = self._run(request, lambda metrics: self._events.put(EpochFinished(request, metrics)), stop)
+            end = self._runners[worker].run(request, relay, stop)
             self._events.put(AttemptFinished(request, end, worker))
 
         # A daemon: a driver that is told twice to end does not wait for it, and the supervisor looks after the ranks.

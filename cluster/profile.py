@@ -91,6 +91,9 @@ class SiteProfile(_Table):
     """For all ranks to start and find one another; those that have not are terminated and started again."""
     heartbeat_timeout_s: float = Field(default=900.0, gt=0)
     """Ranks that get no further for so long are terminated and started again."""
+    resident_ranks: bool = True
+    """Whether ranks that have come to a result stay for the next trial of their allocation, which then need not import
+    TensorFlow, meet and trace again."""
     environment: dict[str, str] = {}
     """Added to the ranks' environment."""
     slurm: SlurmSettings | None = None

@@ -7,6 +7,9 @@ attempt than ATTEMPT, a folder, is there, they are killed at once: its ranks are
 command's, 128 + N if signal N ended it; one that was terminated and did not end with 0 counts as ended by SIGTERM, and
 one that was superseded has an exit code of its own.
 
+A line on standard input is the folder of another attempt. Ranks that stay are sent to it, and it is ATTEMPT from then
+on: in its log is what they print.
+
 SIGUSR1, because launchers pass it on and go on themselves. At SIGTERM, Open MPI 5 kills the ranks after half a second,
 with no option against it, and ends with exit code 1.
 
@@ -42,27 +45,74 @@ _LAUNCHER_ENDS_WITHIN_S = 10
 _KILLED_WITHIN_S = 30
 _FENCE_EVERY_S = 1.0
 _SAYS_IT_LIVES_EVERY_S = 10.0
+_PRINTED_WITHIN_S = 5.0
+_AT_ONCE = 1 << 16
 _ENDING_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU}
 
 
 class _News(Enum):
     EXITED = auto()
+    SPOKEN_TO = auto()
     TOLD_TO_END = auto()
     SUPERSEDED = auto()
     IN_A_HURRY = auto()
 
 
-def supervise(grace_s: float, attempt: AttemptDir, command: list[str]) -> int:
+class Watched:
+    """The attempt under way."""
+
+    def __init__(self, attempt: AttemptDir) -> None:
+        self.attempt, self._began_s = attempt, time.monotonic()
+        self._heard = b""
+
+    @property
+    def wall_s(self) -> float:
+        """For which it has held its allocation."""
+        return time.monotonic() - self._began_s
+
+    def obey(self, heard: bytes) -> bool:
+        """Do as the runner says; False if it is gone, or it cannot be done: then the ranks are to end."""
+        *lines, self._heard = (self._heard + heard).split(b"\n")
+        try:
+            for line in lines:
+                self._go_on_with(AttemptDir(Path(os.fsdecode(line))))
+        except OSError as error:
+            print(f"error: the ranks cannot go on: {error}", file=sys.stderr)
+            return False
+        return bool(heard)
+
+    def _go_on_with(self, attempt: AttemptDir) -> None:
+        with attempt.log_path.open("ab") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        before, self.attempt, self._began_s = self.attempt, attempt, time.monotonic()
+        before.write_next(attempt)
+
+
+def supervise(grace_s: float, watched: Watched, command: list[str]) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     # Ranks whose launcher was killed become our children, not init's, so that they can be found.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signalled, hurried = _listen()
+    read_end, write_end = os.pipe()
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _begin_child(libc)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=write_end,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: _begin_child(libc),
     )
-    superseded = _watch_fence(attempt)
+    os.close(write_end)
+    relay = threading.Thread(target=_relay, args=(read_end,), name="relay", daemon=True)
+    relay.start()
+    superseded = _watch_fence(watched)
     at_once = {superseded: _News.SUPERSEDED, hurried: _News.IN_A_HURRY}
-    news = _wait_for_news(child, {**at_once, signalled: _News.TOLD_TO_END, sys.stdin.fileno(): _News.TOLD_TO_END})
+    of_all = {**at_once, signalled: _News.TOLD_TO_END, sys.stdin.fileno(): _News.SPOKEN_TO}
+    while (news := _wait_for_news(child, of_all)) is _News.SPOKEN_TO:
+        if not watched.obey(os.read(sys.stdin.fileno(), _AT_ONCE)):
+            news = _News.TOLD_TO_END
+            break
     if news is _News.TOLD_TO_END:
         child.send_signal(signal.SIGUSR1)
         # A newer attempt's ranks do not wait for the checkpoint of these.
@@ -74,6 +124,7 @@ def supervise(grace_s: float, attempt: AttemptDir, command: list[str]) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_LAUNCHER_ENDS_WITHIN_S)
     exit_code = _kill_descendants(child)
+    relay.join(_PRINTED_WITHIN_S)
     if news is _News.SUPERSEDED:
         return ExitCode.SUPERSEDED
     if news in (_News.TOLD_TO_END, _News.IN_A_HURRY) and exit_code != 0:
@@ -97,25 +148,34 @@ def _tell(note: int) -> None:
         os.write(note, b"s")
 
 
-def _watch_fence(attempt: AttemptDir) -> int:
+def _relay(printed: int) -> None:
+    """Have what the ranks print appear where this process prints now."""
+    while content := os.read(printed, _AT_ONCE):
+        # Of a full disk, too, the ranks must not wait for somebody to read.
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), content)
+
+
+def _watch_fence(watched: Watched) -> int:
     """A file descriptor that can be read from once a newer attempt is there. Until then, says how long this one has
     held its allocation.
 
     Looked at by a thread, because a file system that hangs must not keep the ranks from being ended.
     """
     superseded, note = os.pipe()
-    began_s, says_s = time.monotonic(), 0.0
+    says_s = 0.0
 
     def watch() -> None:
         nonlocal says_s
         while True:
             with contextlib.suppress(OSError):
+                attempt = watched.attempt
                 if attempt.is_superseded():
                     os.write(note, b"s")
                     return
                 if time.monotonic() >= says_s:
                     says_s = time.monotonic() + _SAYS_IT_LIVES_EVERY_S
-                    attempt.write_lived(time.monotonic() - began_s)
+                    attempt.write_lived(watched.wall_s)
             time.sleep(_FENCE_EVERY_S)
 
     threading.Thread(target=watch, name="fence", daemon=True).start()
@@ -170,11 +230,11 @@ def _kill_descendants(child: subprocess.Popen) -> int:
 
 
 def main(grace_s: float, attempt: AttemptDir, command: list[str]) -> int:
-    began_s = time.monotonic()
-    exit_code = supervise(grace_s, attempt, command)
+    watched = Watched(attempt)
+    exit_code = supervise(grace_s, watched, command)
     # For a driver to come: a runner that is still there says more.
     with contextlib.suppress(OSError):
-        attempt.write_exit(ExitRecord(exit_code, time.monotonic() - began_s))
+        watched.attempt.write_exit(ExitRecord(exit_code, watched.wall_s))
     return exit_code
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
-from storage.protocol.records import ComponentSpec
+from storage.protocol.records import ComponentSpec, Precision
 from study import catalog
 from study.search_space import PARAMETER_TYPES, SearchSpace
 
@@ -55,6 +55,14 @@ class TrainingSettings(_Table):
     loader_batch_size: int = Field(ge=1)
     """Samples per rank that the input pipeline hands over at once."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Parts into which each rank cuts its largest batch, for one that does not fit into its memory: their gradients are
+    averaged into one update. Smaller batches are cut into parts as large, or not at all."""
+    precision: Precision = Precision.FLOAT32
+    """In what the model computes: float32, tf32 (on GPUs that know it) or bfloat16."""
+    jit: bool = False
+    """Have XLA compile the model and its gradient; the reduction over the ranks stays outside. What is compiled is kept
+    in cache_dir, for all ranks and trials."""
     deterministic: bool = False
 
 

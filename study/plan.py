@@ -63,6 +63,9 @@ class StudyPlan:
             loader_batch_size=settings.loader_batch_size,
             cache_dir=str(self.config.study.cache_dir.resolve()),
             checkpoint_every_epochs=settings.checkpoint_every_epochs,
+            accumulation_steps=settings.accumulation_steps,
+            precision=settings.precision,
+            jit=settings.jit,
             deterministic=settings.deterministic,
             **{kind: _with_absolute_path(component) for kind, component in components.items()},
         )
@@ -85,6 +88,7 @@ class StudyPlan:
             rendezvous_timeout_s=self.site.rendezvous_timeout_s,
             heartbeat_timeout_s=self.site.heartbeat_timeout_s,
             time_left_s=time_left_s,
+            ranks_stay=self.site.resident_ranks,
         )
 
     def identity(self) -> dict[str, Any]:

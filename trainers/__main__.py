@@ -1,4 +1,7 @@
-"""One rank: `mpirun -np N python -m trainers TRIAL_DIR` trains the trial whose spec.json lies in TRIAL_DIR."""
+"""One rank: `mpirun -np N python -m trainers TRIAL_DIR` trains the trial whose spec.json lies in TRIAL_DIR.
+
+Ranks that stay wait for another trial once theirs has come to a result: docs/adr/0014.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from storage.protocol.exit_codes import ExitCode
-from storage.protocol.records import EpochMetrics, TrialResult, TrialSpec
+from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSpec
 from storage.protocol.trial_dir import AttemptDir, TrialDir, TrialDirError
 from storage.protocol.variables import REQUIRED_BACKEND
 from trainers.data_plane import require_data_plane
 from trainers.faults import AgreedError, AllocationError, SpecError, SupersededError, exit_code_of
+from trainers.lean_imports import import_tensorflow
 from trainers.preflight import check_spec
 
 if TYPE_CHECKING:
     from trainers.communicator import Communicator
+    from trainers.train import Training
 
 
 def main() -> int:
@@ -30,27 +35,92 @@ def main() -> int:
     trial = TrialDir(arguments.trial_dir)
     is_interrupted = _listen_for_interruption()
     own_attempt = None if arguments.attempt is None else trial.attempt(arguments.attempt)
+    _begin(own_attempt)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _share_what_is_compiled(trial)
+    import_tensorflow()
+    # MPI starts here.
+    from trainers.communicator import Communicator
+
+    communicator = Communicator()
+    before: Training | None = None
+    while True:
+        ended = _run_trial(trial, own_attempt, arguments.threads, communicator, is_interrupted, before)
+        if isinstance(ended, ExitCode):
+            return ended
+        result, before = ended
+        if own_attempt is None or not arguments.stay or result.outcome is Outcome.PAUSED:
+            return 0
+        own_attempt = _wait_for_next(own_attempt, communicator, is_interrupted)
+        if own_attempt is None:
+            return 0
+        trial = own_attempt.trial
+        _begin(own_attempt)
+
+
+def _share_what_is_compiled(trial: TrialDir) -> None:
+    """Have XLA keep what it compiles where the other ranks and later trials find it. TensorFlow reads this once."""
+    # If it is bad or away, all ranks will find out together.
+    with contextlib.suppress(OSError):
+        folder = Path(trial.read_spec().cache_dir) / "xla"
+        flags = f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_prefix=switchyard"
+        os.environ["TF_XLA_FLAGS"] = f"{flags} {os.environ.get('TF_XLA_FLAGS', '')}".rstrip()
+
+
+def _begin(own_attempt: AttemptDir | None) -> None:
     sys.excepthook = functools.partial(_end_alone, own_attempt)
     if own_attempt is not None:
         own_attempt.record_rank_began()
-    # MPI starts here, and TensorFlow is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _wait_for_next(
+    attempt: AttemptDir, communicator: Communicator, is_interrupted: Callable[[], bool]
+) -> AttemptDir | None:
+    """The attempt that these ranks go on with; None if they are to end."""
+
+    def look() -> tuple[Path | None] | None:
+        if is_interrupted():
+            return (None,)
+        # A file system that is away for a moment is no reason to end.
+        with contextlib.suppress(OSError):
+            following = attempt.read_next()
+            return None if following is None else (following.path,)
+        return None
+
+    (path,) = communicator.wait_for_first(look)
+    return None if path is None else AttemptDir(path)
+
+
+def _run_trial(
+    trial: TrialDir,
+    own_attempt: AttemptDir | None,
+    threads_per_rank: int | None,
+    communicator: Communicator,
+    is_interrupted: Callable[[], bool],
+    before: Training | None,
+) -> tuple[TrialResult, Training] | ExitCode:
+    """Train to a result, or end as all ranks have agreed to.
+
+    Args:
+        before: What these ranks trained before.
+    """
     from trainers.checkpoint import CheckpointOwner
-    from trainers.communicator import Communicator, configure_threads
+    from trainers.communicator import configure_threads
     from trainers.train import build_training, train
 
-    communicator = Communicator()
     try:
-        spec = communicator.run_on_all_ranks(lambda: _checked_spec(trial, communicator))
-        threads = configure_threads(arguments.threads, spec.deterministic)
-        attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, arguments.attempt, communicator.is_first)))
+        spec = communicator.run_on_all_ranks(lambda: _checked_spec(trial, communicator, before))
+        threads = configure_threads(threads_per_rank, spec.deterministic)
+        number = None if own_attempt is None else own_attempt.number
+        attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, number, communicator.is_first)))
         report = communicator.report(threads)
         if communicator.is_first:
             attempt.write_communicator(report)
             communicator.watchdog.publish_to(attempt.write_heartbeat)
         communicator.run_on_all_ranks(lambda: require_data_plane(report, os.environ.get(REQUIRED_BACKEND, "gloo")))
         owner = CheckpointOwner(spec.study_uuid, communicator.broadcast(trial.spec_sha256()))
-        result = train(build_training(spec, communicator), attempt, owner, is_interrupted, _reporter(attempt, spec))
+        training = build_training(spec, communicator, before)
+        result = train(training, attempt, owner, is_interrupted, _reporter(attempt, spec))
     except (AgreedError, SupersededError) as error:
         # Every rank has it; one says so.
         if communicator.is_first:
@@ -66,10 +136,10 @@ def main() -> int:
     if communicator.is_first:
         communicator.watchdog.stop_publishing()
         _finish(attempt, result)
-    return 0
+    return result, training
 
 
-def _checked_spec(trial: TrialDir, communicator: Communicator) -> TrialSpec:
+def _checked_spec(trial: TrialDir, communicator: Communicator, before: Training | None) -> TrialSpec:
     try:
         spec = trial.read_spec()
     except TrialDirError as error:
@@ -79,6 +149,9 @@ def _checked_spec(trial: TrialDir, communicator: Communicator) -> TrialSpec:
         raise SpecError(str(error)) from error
     communicator.require_world_size(spec.world_size)
     check_spec(spec)
+    if before is not None and spec.deterministic != before.spec.deterministic:
+        # TensorFlow's threads are those of its first operation.
+        raise AllocationError("these ranks cannot train a trial with another value of deterministic.")
     return spec
 
 
@@ -118,8 +191,9 @@ def _exit(exit_code: ExitCode) -> NoReturn:
 
 
 def _finish(attempt: AttemptDir, result: TrialResult) -> None:
-    attempt.write_result(result)
+    # Before the result, after which the log may be another attempt's.
     print(f"{result.outcome} after {result.epochs_done} epochs {result.reason}".rstrip(), flush=True)
+    attempt.write_result(result)
 
 
 def _reporter(attempt: AttemptDir, spec: TrialSpec) -> Callable[[EpochMetrics], None]:
@@ -154,6 +228,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainers", description=__doc__)
     parser.add_argument("trial_dir", type=Path, metavar="TRIAL_DIR", help="holds spec.json; results are put there")
     parser.add_argument("--attempt", type=int, help="number of an attempt that is open already; default: a new one")
+    parser.add_argument("--stay", action="store_true", help="then wait for another trial; needs --attempt")
     parser.add_argument("--threads", type=int, help="per rank; default: all cores that the rank may run on")
     return parser.parse_args()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -59,6 +60,34 @@ def plan_batch(global_batch_size: int, world_size: int, loader_batch_size: int) 
             f"does not divide loader_batch_size={loader_batch_size} evenly; use {nearest}."
         )
     return BatchPlan(loader_batch_size, split=loader_batch_size // local_batch_size)
+
+
+def plan_parts(local_batch_sizes: Sequence[int], accumulation_steps: int) -> int:
+    """Samples of which a rank computes the gradient at once: the largest batch is cut into accumulation_steps parts,
+    and a smaller one into parts as large, if it is larger than one.
+
+    Args:
+        local_batch_sizes: Samples of an update on one rank, of each phase.
+
+    Raises:
+        BatchPlanError: A batch does not divide into such parts.
+    """
+    largest = max(local_batch_sizes)
+    part_size, left_over = divmod(largest, accumulation_steps)
+    if left_over:
+        steps = [n for n in range(1, largest + 1) if largest % n == 0]
+        nearest = min(steps, key=lambda n: (abs(n - accumulation_steps), n))
+        raise BatchPlanError(
+            f"accumulation_steps={accumulation_steps} does not divide the {largest} samples of a rank's largest batch; "
+            f"use {nearest}."
+        )
+    for size in local_batch_sizes:
+        if size > part_size and size % part_size:
+            raise BatchPlanError(
+                f"accumulation_steps={accumulation_steps} makes parts of {part_size} samples, of which a batch of "
+                f"{size} samples a rank is no multiple; use {largest // math.gcd(largest, *local_batch_sizes)}."
+            )
+    return part_size
 
 
 def evaluation_batch_size(samples: int, loader_batch_size: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -29,6 +30,9 @@ from trainers.gpu import gpu_uuid
 from trainers.watchdog import DEFAULT_LIMIT_S, Watchdog
 
 Value = TypeVar("Value")
+
+_SHORTEST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.5
 
 
 class Communicator:
@@ -145,6 +149,24 @@ class Communicator:
         """The first rank's value, on all ranks. The others' values are ignored."""
         return self._host.bcast(value, root=0)
 
+    def wait_for_first(self, look: Callable[[], Value | None]) -> Value:
+        """What the first rank finds by looking again and again. However long it takes, no rank is busy meanwhile.
+
+        Args:
+            look: Called on the first rank; None if there is nothing yet.
+        """
+        found, pause_s = None, _SHORTEST_PAUSE_S
+        while self.is_first and (found := look()) is None:
+            time.sleep(pause_s)
+            # Who has waited for a minute can wait for half a second more, and spares the file system.
+            pause_s = min(1.1 * pause_s, _LONGEST_PAUSE_S)
+            self.heartbeat()
+        arrived = self._host.Ibarrier()
+        while not arrived.Test():
+            time.sleep(_SHORTEST_PAUSE_S)
+            self.heartbeat()
+        return self.broadcast(found)
+
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value in rank order, on the first rank; None on the others."""
         return self._host.gather(value, root=0)
@@ -183,6 +205,9 @@ def configure_threads(threads: int | None, deterministic: bool) -> int:
         threads: Per rank; None takes the cores that this process may run on.
     """
     count = 1 if deterministic else threads or len(os.sched_getaffinity(0))
+    if tf.config.threading.get_intra_op_parallelism_threads() == count:
+        # By a trial before, and TensorFlow has begun.
+        return count
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(1 if deterministic else 2)
     if deterministic:

@@ -21,10 +21,11 @@ from storage.protocol.exit_codes import ExitCode
 from storage.protocol.records import TrialSpec
 from storage.protocol.trial_dir import TrialDir
 from trainers import components
-from trainers.batch_plan import plan_batch
+from trainers.batch_plan import plan_batch, plan_parts
 from trainers.batch_policies import BatchPolicy
 from trainers.datasets import Dataset, DatasetError, Split, read_samples
 from trainers.faults import SpecError, values_are_of_the_spec
+from trainers.lean_imports import import_tensorflow
 from trainers.onednn import overflowing_convolutions
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
     """
     with values_are_of_the_spec():
         policy = components.build("batch_policies", spec.batch_policy)
-        for size in policy.global_batch_sizes:
-            plan_batch(size, spec.world_size, spec.loader_batch_size)
+        plans = [plan_batch(size, spec.world_size, spec.loader_batch_size) for size in policy.global_batch_sizes]
+        plan_parts([plan.local_batch_size for plan in plans], spec.accumulation_steps)
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
     sizes = dataset.sizes()
     for split in (Split.TRAIN, Split.VAL):
@@ -101,6 +102,7 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
         SpecError: The model or the optimizer cannot be built like this, or the model does not give logits.
         DatasetError: The data cannot be read.
     """
+    import_tensorflow()
     import keras
     import tensorflow as tf
 
@@ -114,7 +116,8 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
     images = dataset.to_model_input(samples)
     _check_convolutions(state.model, spec.model.name)
     _check_outputs(state.model, images, (len(labels), len(dataset.class_names)), spec.model.name)
-    step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), spec.seed)
+    seed = tf.Variable([spec.seed, 0], trainable=False, dtype=tf.int64)
+    step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), seed, jit=spec.jit)
     step(samples, labels, tf.constant(len(labels)), tf.constant(1)).numpy()
 
 

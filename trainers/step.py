@@ -17,9 +17,6 @@ EvaluateStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.T
 class GradientAverager(Protocol):
     """What a step needs of the communicator."""
 
-    @property
-    def rank(self) -> int: ...
-
     def average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]: ...
 
 
@@ -28,7 +25,10 @@ def compile_train_step(
     optimizer: keras.optimizers.Optimizer,
     dataset: Dataset,
     communicator: GradientAverager,
-    seed: int,
+    augmentation_seed: tf.Variable,
+    part_size: tf.Variable | None = None,
+    *,
+    jit: bool = False,
 ) -> TrainStep:
     """Algorithm 1 of the paper as one compiled call:
     (samples, labels, local_batch_size, updates) -> sum of the losses of the samples trained on.
@@ -36,21 +36,52 @@ def compile_train_step(
     samples: [n, *sample_shape] as stored; labels: uint8 [n, classes]; local_batch_size, updates: int32 scalars. Each
     update takes the next local_batch_size samples; what is behind the last one is not looked at. The cut is made on the
     device, and one trace serves every batch size, so that a switch compiles nothing.
+
+    Args:
+        augmentation_seed: int64 [2]: the trial's seed and the rank. A variable, so that another trial needs no other
+            trace.
+        part_size: int32 scalar: samples of whose gradients there is memory for at once. An update of more samples is
+            computed part by part, and is a multiple of it. None: each update in one go.
+        jit: Have XLA compile the model and its gradient, once per batch size.
     """
     weights = [variable.value for variable in model.trainable_variables]
-    augmentation_seed = tf.constant([seed, communicator.rank], tf.int64)
 
-    def update(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        images = dataset.to_model_input(samples)
-        if isinstance(dataset, AugmentedDataset):
-            # The optimizer's count is in the checkpoint: a resumed run draws what an uninterrupted one would.
-            drawn = tf.random.experimental.stateless_fold_in(augmentation_seed, optimizer.iterations)
-            images = dataset.augment(images, drawn)
+    def loss_and_gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             loss = tf.reduce_mean(_losses(logits, labels))
-        gradients = communicator.average_gradients(tape.gradient(loss, weights))
-        optimizer.apply(gradients, model.trainable_variables)
+        return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
+
+    if jit:
+        loss_and_gradients = tf.function(loss_and_gradients, jit_compile=True)
+
+    def differentiate(samples: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        images = dataset.to_model_input(samples)
+        if isinstance(dataset, AugmentedDataset):
+            images = dataset.augment(images, seed)
+        return loss_and_gradients(images, labels)
+
+    def differentiate_parts(
+        samples: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The means over parts of one size are those over all samples."""
+        parts = tf.maximum(tf.shape(labels)[0] // part_size, 1)
+        size = tf.shape(labels)[0] // parts
+        loss_sum, sums = tf.constant(0.0), [tf.zeros_like(weight) for weight in weights]
+        for i in tf.range(parts):
+            part = slice(i * size, (i + 1) * size)
+            drawn = tf.random.experimental.stateless_fold_in(seed, i)
+            loss, gradients = differentiate(samples[part], labels[part], drawn)
+            loss_sum += loss
+            sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+        share = 1.0 / tf.cast(parts, tf.float32)
+        return loss_sum * share, [total * share for total in sums]
+
+    def update(samples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        # The optimizer's count is in the checkpoint: a resumed run draws what an uninterrupted one would.
+        seed = tf.random.experimental.stateless_fold_in(augmentation_seed, optimizer.iterations)
+        loss, gradients = (differentiate if part_size is None else differentiate_parts)(samples, labels, seed)
+        optimizer.apply(communicator.average_gradients(gradients), model.trainable_variables)
         return loss
 
     @tf.function(
@@ -104,5 +135,6 @@ def compile_evaluate_step(model: keras.Model, dataset: Dataset) -> EvaluateStep:
 
 def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Of each sample its sigmoid cross-entropy, averaged over the classes: float32 [n]."""
+    logits = tf.cast(logits, tf.float32)
     entropies = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
     return tf.reduce_mean(entropies, axis=1)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSp
 from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
 from trainers.batch_normalisation import fuse_batch_normalisation
-from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch
+from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch, plan_parts
 from trainers.batch_policies import BatchPolicy
 from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
 from trainers.datasets import Dataset, SampleSource, Split
@@ -29,6 +29,7 @@ from trainers.demand import Demand, Demands
 from trainers.faults import BatchTooLargeError, values_are_of_the_spec
 from trainers.loader import evaluation_order_of, read_batches, training_order_of
 from trainers.metrics import ClassCounts
+from trainers.precision import set_precision
 from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
 
 if TYPE_CHECKING:
@@ -46,42 +47,92 @@ class Training:
     train: SampleSource
     val: SampleSource
     state: TrainingState
+    augmentation_seed: tf.Variable
+    part_size: tf.Variable | None
+    """Samples of a rank whose gradients are computed at once; None: those of a whole update."""
     train_step: TrainStep
     evaluate_step: EvaluateStep
+    warm_batches: set[tuple[int, int]] = field(default_factory=set)
+    """(loader batch size, global batch size) of what the compiled calls have run."""
 
     def plan(self, global_batch_size: int) -> BatchPlan:
         return plan_batch(global_batch_size, self.spec.world_size, self.spec.loader_batch_size)
 
 
-def build_training(spec: TrialSpec, communicator: Communicator) -> Training:
+def build_training(spec: TrialSpec, communicator: Communicator, before: Training | None = None) -> Training:
     """Build what the specification names. All ranks come out with the same weights.
+
+    Args:
+        before: The trial that these ranks had before. What it has compiled is used again where that is the same; it
+            cannot be trained any more then.
 
     Raises:
         AgreedError: The model or the optimizer cannot be built like this.
         DatasetError: The data cannot be opened; on the rank that found out.
     """
-    keras.utils.set_random_seed(spec.seed)
+    # Frees the models of the trials before, and has this one's variables called as if there had been none.
+    keras.utils.clear_session()
     with values_are_of_the_spec():
         policy = components.build("batch_policies", spec.batch_policy)
-    with communicator.rank_zero_first(), values_are_of_the_spec():
-        dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
-        train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
+    if before is not None and _is_same_data(spec, before.spec):
+        dataset, train, val = before.dataset, before.train, before.val
+    else:
+        before = None
+        with communicator.rank_zero_first(), values_are_of_the_spec():
+            dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
+            train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
+    keras.utils.set_random_seed(spec.seed)
     state = communicator.run_on_all_ranks(lambda: build_state(spec, dataset))
-    model, optimizer = state.model, state.optimizer
+    if before is not None and _has_same_trace(spec, state, before):
+        before.state.assign(state.copy())
+        if isinstance(state.optimizer, AdoptingOptimizer):
+            before.state.optimizer.adopt(state.optimizer)
+        training = replace(before, spec=spec, policy=policy)
+    else:
+        seed = tf.Variable([0, 0], trainable=False, dtype=tf.int64)
+        accumulates = spec.accumulation_steps > 1
+        part_size = tf.Variable(0, trainable=False, dtype=tf.int32) if accumulates else None
+        training = Training(
+            spec=spec,
+            communicator=communicator,
+            policy=policy,
+            dataset=dataset,
+            train=train,
+            val=val,
+            state=state,
+            augmentation_seed=seed,
+            part_size=part_size,
+            train_step=compile_train_step(
+                state.model, state.optimizer, dataset, communicator, seed, part_size, jit=spec.jit
+            ),
+            evaluate_step=compile_evaluate_step(state.model, dataset),
+        )
     communicator.heartbeat()
-    communicator.broadcast_variables([v.value for v in [*state.shared(), *state.moving_statistics()]])
-    _fold_rank_into_seeds(state, communicator.rank)
-    return Training(
-        spec=spec,
-        communicator=communicator,
-        policy=policy,
-        dataset=dataset,
-        train=train,
-        val=val,
-        state=state,
-        train_step=compile_train_step(model, optimizer, dataset, communicator, spec.seed),
-        evaluate_step=compile_evaluate_step(model, dataset),
-    )
+    training.augmentation_seed.assign([spec.seed, communicator.rank])
+    if training.part_size is not None:
+        local_batch_sizes = [training.plan(size).local_batch_size for size in policy.global_batch_sizes]
+        training.part_size.assign(plan_parts(local_batch_sizes, spec.accumulation_steps))
+    communicator.broadcast_variables([v.value for v in [*training.state.shared(), *training.state.moving_statistics()]])
+    _fold_rank_into_seeds(training.state, communicator.rank)
+    return training
+
+
+def _is_same_data(spec: TrialSpec, before: TrialSpec) -> bool:
+    return (spec.dataset, spec.cache_dir) == (before.dataset, before.cache_dir)
+
+
+def _has_same_trace(spec: TrialSpec, state: TrainingState, before: Training) -> bool:
+    """Whether the calls compiled for `before` do what the specification says once the variables are its own."""
+    if spec.model != before.spec.model or spec.optimizer.name != before.spec.optimizer.name:
+        return False
+    if (spec.precision, spec.jit) != (before.spec.precision, before.spec.jit):
+        return False
+    if (spec.accumulation_steps > 1) != (before.part_size is not None):
+        return False
+    optimizer, optimizer_before = state.optimizer, before.state.optimizer
+    if isinstance(optimizer, AdoptingOptimizer) and isinstance(optimizer_before, AdoptingOptimizer):
+        return optimizer.traced_options == optimizer_before.traced_options
+    return spec.optimizer == before.spec.optimizer
 
 
 def build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
@@ -90,12 +141,27 @@ def build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
     Raises:
         SpecError: They cannot be built like this.
     """
+    set_precision(spec.precision)
     with values_are_of_the_spec():
         model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
         model = fuse_batch_normalisation(model)
         optimizer = components.build("optimizers", spec.optimizer, model)
         optimizer.build(model.trainable_variables)
     return TrainingState(model, optimizer)
+
+
+@runtime_checkable
+class AdoptingOptimizer(Protocol):
+    """An optimizer whose hyperparameters are variables."""
+
+    @property
+    def traced_options(self) -> Hashable:
+        """What is not: optimizers with other ones need another trace."""
+        ...
+
+    def adopt(self, other: Any) -> None:
+        """Take over another one's values of all variables that checkpoints do not hold."""
+        ...
 
 
 def _fold_rank_into_seeds(state: TrainingState, rank: int) -> None:
@@ -239,10 +305,13 @@ def warm_up(training: Training) -> None:
     Raises:
         BatchTooLargeError: A batch does not fit into this rank's memory.
     """
+    loader_batch_size, tried = training.spec.loader_batch_size, ""
+    cold = [s for s in training.policy.global_batch_sizes if (loader_batch_size, s) not in training.warm_batches]
+    if not cold:
+        return
     before = training.state.copy()
-    tried = ""
     try:
-        for size in training.policy.global_batch_sizes:
+        for size in cold:
             tried = f"global_batch_size={size}"
             # Two updates where there are several: the loop is warm then, and the longest phase costs no more.
             plan = training.plan(size)
@@ -250,15 +319,38 @@ def warm_up(training: Training) -> None:
             batch = _zeros(training, plan.loader_batch_size)
             training.train_step(*batch, tf.constant(plan.local_batch_size), tf.constant(updates)).numpy()
             training.communicator.heartbeat()
-        tried = f"loader_batch_size={training.spec.loader_batch_size}"
-        batch_size = evaluation_batch_size(len(evaluation_order(training)), training.spec.loader_batch_size)
+        tried = f"loader_batch_size={loader_batch_size}"
+        batch_size = evaluation_batch_size(len(evaluation_order(training)), loader_batch_size)
         training.evaluate_step(*_zeros(training, batch_size), tf.constant(batch_size))
     except tf.errors.ResourceExhaustedError as error:
         raise BatchTooLargeError(
-            f"{tried} does not fit into the memory of rank {training.communicator.rank}; use a smaller batch or more "
-            f"ranks ({_words_of(error)})."
+            f"{tried} does not fit into the memory of rank {training.communicator.rank}; use {_advice(training)}a "
+            f"smaller batch or more ranks ({_words_of(error)})."
         ) from error
     training.state.assign(before)
+    training.warm_batches.update((loader_batch_size, size) for size in cold)
+
+
+def _advice(training: Training) -> str:
+    """The accumulation steps with which the largest batch fits into this rank's memory, by trying; or nothing."""
+    largest = max(training.plan(size).local_batch_size for size in training.policy.global_batch_sizes)
+    for steps in range(training.spec.accumulation_steps + 1, largest + 1):
+        if largest % steps == 0 and _fits(training, largest // steps):
+            return f"training.accumulation_steps={steps}, "
+    return ""
+
+
+def _fits(training: Training, samples: int) -> bool:
+    """Whether a gradient of so many samples does. The other ranks take no part: they wait for this one, which fails."""
+    model = training.state.model
+    try:
+        images = training.dataset.to_model_input(_zeros(training, samples)[0])
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(images, training=True))
+        tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    except tf.errors.ResourceExhaustedError:
+        return False
+    return True
 
 
 def samples_per_rank(training: Training) -> int:

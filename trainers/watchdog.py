@@ -28,6 +28,7 @@ class Watchdog:
         self._began_s = time.monotonic()
         self._beaten_s: float | None = None
         self._publish: Callable[[float], None] | None = None
+        self._is_publishing = False
 
     def heartbeat(self) -> None:
         is_first = self._beaten_s is None
@@ -38,7 +39,9 @@ class Watchdog:
     def publish_to(self, write: Callable[[float], None]) -> None:
         """Have the heartbeats written down, every few seconds, as seconds since this process began."""
         self._publish = write
-        threading.Thread(target=self._publish_beats, name="heartbeat", daemon=True).start()
+        if not self._is_publishing:
+            self._is_publishing = True
+            threading.Thread(target=self._publish_beats, name="heartbeat", daemon=True).start()
 
     def stop_publishing(self) -> None:
         self._publish = None
@@ -55,11 +58,12 @@ class Watchdog:
         os._exit(ExitCode.PEERS_LOST)
 
     def _publish_beats(self) -> None:
-        published_s: float | None = None
-        while (write := self._publish) is not None:
-            if self._beaten_s != published_s and self._beaten_s is not None:
-                published_s = self._beaten_s
+        published: tuple[object, float | None] = None, None
+        while True:
+            write, beaten_s = self._publish, self._beaten_s
+            if write is not None and beaten_s is not None and (write, beaten_s) != published:
+                published = write, beaten_s
                 # A file system that is away for a moment is no reason to stop training.
                 with contextlib.suppress(OSError):
-                    write(published_s - self._began_s)
+                    write(beaten_s - self._began_s)
             time.sleep(_BEATS_EVERY_S)

@@ -55,6 +55,9 @@ class AttemptRequest:
     """Of the allocation, when the request is made; the ranks are paused early enough to save a checkpoint. No point in
     time, because the clocks of driver and runner may differ."""
 
+    ranks_stay: bool = False
+    """Whether the ranks wait for the next attempt when this one has come to a result."""
+
     @property
     def key(self) -> str:
         """Unique within a study."""
@@ -121,6 +124,14 @@ class AttemptEnd:
     def name(self) -> str:
         """Its result's outcome, or its failure."""
         return str(self.result.outcome if self.result is not None else self.failure)
+
+
+@dataclass(frozen=True)
+class NextAttempt:
+    """What ranks that stay go on with: next.json."""
+
+    trial_dir: Path
+    attempt_number: int
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,15 @@ from typing import Any
 _NOT_TRAINED = ("study_name", "study_uuid", "trial_number", "cache_dir", "checkpoint_every_epochs")
 
 
+class Precision(StrEnum):
+    """In what a model computes. Variables, statistics, logits, loss and reduced gradients are float32 in any case."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    """Products of matrices and convolutions with 10 bits of mantissa, on GPUs that know it; else float32."""
+    BFLOAT16 = "bfloat16"
+
+
 class Outcome(StrEnum):
     """How an attempt ended on purpose. A failure has no outcome: it leaves no result behind."""
 
@@ -49,6 +58,11 @@ class TrialSpec:
     cache_dir: str
     """Where decoded data sets are kept, shared by all trials."""
     checkpoint_every_epochs: int = 1
+    accumulation_steps: int = 1
+    """Parts of the largest batch, on each rank, whose gradients are averaged into one update."""
+    precision: Precision = Precision.FLOAT32
+    jit: bool = False
+    """Whether XLA compiles the model and its gradient."""
     deterministic: bool = False
     """Op determinism and one thread: slower, bit-identical when repeated."""
     study_uuid: str = ""

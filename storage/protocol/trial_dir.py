@@ -12,6 +12,7 @@
     runs/STUDY/trials/0007/attempt-01/stop          put there by the runner: end at the next epoch boundary
     runs/STUDY/trials/0007/attempt-01/failed        exit code and words of the first rank that ended by its own fault
     runs/STUDY/trials/0007/attempt-01/result.json   the attempt ended as it says; absent after a crash
+    runs/STUDY/trials/0007/attempt-01/next.json     put there by the supervisor: the attempt that its ranks go on with
     runs/STUDY/trials/0007/attempt-01/exit.json     when and how the supervisor saw the ranks end
     runs/STUDY/trials/0007/attempt-01/end.json      what the runner saw of the end
     runs/STUDY/trials/0007/attempt-01/log.txt       what the ranks printed
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from storage.protocol.attempts import AttemptEnd, AttemptRequest, EndRecord, ExitRecord, Failure
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, EndRecord, ExitRecord, Failure, NextAttempt
 from storage.protocol.codec import RecordError, from_json, to_json
 from storage.protocol.files import OS_FILES, FileSystem
 from storage.protocol.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult, TrialSpec, spec_sha256
@@ -133,6 +134,15 @@ class AttemptDir:
     def read_result(self) -> TrialResult | None:
         """None while the attempt runs, and after a crash."""
         return self._read(TrialResult, "result.json")
+
+    def write_next(self, attempt: AttemptDir) -> None:
+        """Send the ranks that stayed after this attempt to the next one."""
+        self._write("next.json", NextAttempt(attempt.path.parent, attempt.number))
+
+    def read_next(self) -> AttemptDir | None:
+        """None as long as the ranks are to wait."""
+        following = self._read(NextAttempt, "next.json")
+        return None if following is None else TrialDir(following.trial_dir).attempt(following.attempt_number)
 
     def write_exit(self, record: ExitRecord) -> None:
         self._write("exit.json", record)

@@ -12,14 +12,17 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench.input import measure_input
-from tests.bench.launch import measure_launch
+from tests.bench.launch import measure_launch, measure_sixteen_ranks
 from tests.bench.table import Row, table
 from tests.bench.training import measure_training
+from tests.bench.turnover import measure_turnover
 
 _BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "training": measure_training,
     "input": measure_input,
+    "turnover": measure_turnover,
     "launch": measure_launch,
+    "sixteen-ranks": measure_sixteen_ranks,
 }
 
 

@@ -45,7 +45,7 @@ class Timing(NamedTuple):
 
 
 def measure_launch() -> list[Row]:
-    """One sbatch per trial over a kept allocation: times until ranks train; no row without Slurm."""
+    """One sbatch per trial over a kept job with ranks that stay: times until they train; no row without Slurm."""
     kept, single = [], []
     try:
         with tempfile.TemporaryDirectory() as folder, Sandbox.start(SandboxShape(_NODES, gpus_per_node=1)) as sandbox:
@@ -67,10 +67,30 @@ def measure_launch() -> list[Row]:
     return rows
 
 
+def measure_sixteen_ranks() -> list[Row]:
+    """From a trial's end to the next one's first step, on 4 nodes with 4 ranks each; no row without Slurm."""
+    taken: dict[bool, Timing] = {}
+    try:
+        with tempfile.TemporaryDirectory() as folder, Sandbox.start(SandboxShape(4, gpus_per_node=4)) as sandbox:
+            for stay in (True, False):
+                size = {"nodes": 4, "ranks_per_node": 4, "gpus_per_node": 4}
+                study = SlurmStudy(
+                    sandbox, Path(folder), f"stay-{stay}", trials=_TRIALS, epochs=1, resident_ranks=stay, **size
+                )
+                taken[stay] = _run_study(study)
+    except MissingPackagesError as error:
+        print(f"sixteen ranks: not measured: {error}", file=sys.stderr)
+        return []
+    fresh, staying = [taken[False]], [taken[True]]
+    print(f"sixteen ranks: fresh {_median(fresh, 'between'):.2f} s, stayed {_median(staying, 'between'):.2f} s")
+    what = "trial's end to next one's first step: fresh ranks / ranks that stayed"
+    return [Row(what, f"sandbox, 4 nodes x 4 ranks, {_TRIALS} trials", _ratio(fresh, staying, "between"), ">= 20")]
+
+
 def _run_study(study: SlurmStudy) -> Timing:
     started = time.time()
     study.start()
-    if study.wait_for_end(4 * START_S):
+    if study.wait_for_end(4 * _TRIALS * START_S):
         raise RuntimeError(f"the study ended with {study.driver.returncode}: {study.output}")
     study.require_nothing_left()
     return _timing(started, [study.trial(number) for number in range(_TRIALS)])

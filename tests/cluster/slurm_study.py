@@ -64,8 +64,9 @@ ranks_per_node = {ranks_per_node}
 cpus_per_rank = 1
 max_concurrent_trials = {jobs}
 checkpoint_grace_s = 15
+resident_ranks = {ranks_stay}
 rendezvous_timeout_s = 60
-gpus_per_node = 1
+gpus_per_node = {gpus_per_node}
 required_backend = "mpi"
 
 [environment]
@@ -101,12 +102,14 @@ class SlurmStudy:
     train: int = 256
     nodes: int = 2
     ranks_per_node: int = 1
+    gpus_per_node: int = 1
     jobs: int = 1
     walltime: str = "01:00:00"
     interface: str = "lo"
     driver_interface: str = "lo"
     death_timeout_s: int = 20
     pending_notice_s: int = 600
+    resident_ranks: bool = True
     hold_at_read: int = 0
     """Batch before which each rank of each attempt waits until it is told to go, counted from 1; 0: none does."""
     stall_s: int = 120
@@ -130,7 +133,9 @@ class SlurmStudy:
         """Start the driver, in a process group of its own."""
         config, site = self.folder / "study.toml", self.folder / "site.toml"
         config.write_text(CONFIG.format(**vars(self)))
-        site.write_text(SITE.format(**vars(self), pythonpath=self.pythonpath))
+        site.write_text(
+            SITE.format(**vars(self), pythonpath=self.pythonpath, ranks_stay=str(self.resident_ranks).lower())
+        )
         command = [sys.executable, "study/run.py", "--config", str(config), "--site", str(site)]
         command += ["--set", f"study.runs_dir={self.folder / 'runs'}", *options]
         with (self.folder / "driver.out").open("ab") as out:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.batch_plan import BatchPlan, BatchPlanError, evaluation_batch_size, plan_batch
+from trainers.batch_plan import BatchPlan, BatchPlanError, evaluation_batch_size, plan_batch, plan_parts
 
 ranks = st.integers(1, 64)
 splits = st.integers(1, 64)
@@ -104,3 +104,18 @@ def sizes_to_use(error: BatchPlanError) -> list[int]:
     advice = re.search(r"use (?:global_batch_size=)?(\d+)(?: or (\d+))?\.$", str(error))
     assert advice is not None, str(error)
     return [int(size) for size in advice.groups() if size is not None]
+
+
+@given(st.lists(local_sizes, min_size=1, max_size=3), st.integers(1, 70))
+def test_parts_divide_every_batch_that_is_larger_or_a_number_that_does_is_named(sizes, steps):
+    try:
+        part_size = plan_parts(sizes, steps)
+    except BatchPlanError as refusal:
+        [advised] = re.findall(r"use (\d+)", str(refusal))
+        # The nearest divisor of the largest batch may still not do for the others; what is named then does.
+        try:
+            part_size = plan_parts(sizes, int(advised))
+        except BatchPlanError as second:
+            part_size = plan_parts(sizes, int(re.findall(r"use (\d+)", str(second))[0]))
+    assert max(sizes) % part_size == 0
+    assert all(size % part_size == 0 for size in sizes if size > part_size)

@@ -137,7 +137,7 @@ def test_a_frozen_layer_keeps_its_statistics():
 
 @pytest.mark.parametrize(
     ("name", "normalisations", "variables", "operations"),
-    [("efficientnet_b0", 49, 213, 3538), ("small_resnet", 10, 31, 404)],
+    [("efficientnet_b0", 49, 213, 3754), ("small_resnet", 10, 31, 438)],
 )
 def test_a_step_has_one_kernel_per_normalisation_and_per_variable(name, normalisations, variables, operations):
     model = fuse_batch_normalisation(build(name))
@@ -147,11 +147,12 @@ def test_a_step_has_one_kernel_per_normalisation_and_per_variable(name, normalis
     found = kernels_of(lambda: step(model, optimizer, *batch(0)))
 
     assert found["FusedBatchNormV3"] == found["FusedBatchNormGradV3"] == normalisations
-    assert found["ResourceApplyKerasMomentum"] == len(model.trainable_variables) == variables
+    # One for Nesterov's variant and one without, in two branches of which one runs.
+    assert found["ResourceApplyKerasMomentum"] == 2 * len(model.trainable_variables) == 2 * variables
     assert sum(found.values()) == operations
 
 
-def test_another_learning_rate_momentum_or_decay_needs_no_other_trace():
+def test_other_values_of_all_options_need_no_other_trace():
     model = small_model()
     optimizer = sgd.build(model, learning_rate=0.1, momentum=0.5, weight_decay=0.5)
     optimizer.build(model.trainable_variables)
@@ -171,7 +172,15 @@ def test_another_learning_rate_momentum_or_decay_needs_no_other_trace():
     optimizer.weight_decay_value.assign(1.0)
     update()
 
-    np.testing.assert_allclose(kernel, before * (1 - 0.2) + 0.25 * velocity - 0.2, rtol=1e-5, atol=1e-6)
+    velocity = 0.25 * velocity - 0.2
+    np.testing.assert_allclose(kernel, before * (1 - 0.2) + velocity, rtol=1e-5, atol=1e-6)
+    before = kernel.numpy()
+    optimizer.nesterov_value.assign(True)
+    optimizer.weight_decay_value.assign(0.0)
+    update()
+
+    velocity = 0.25 * velocity - 0.2
+    np.testing.assert_allclose(kernel, before + 0.25 * velocity - 0.2, rtol=1e-5, atol=1e-6)
     assert update.experimental_get_tracing_count() == 1
 
 

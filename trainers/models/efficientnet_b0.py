@@ -55,4 +55,6 @@ def build(
             layer.momentum = batch_norm_momentum
 
     features = layers.Dropout(dropout_rate)(backbone.output)
-    return keras.Model(backbone.input, layers.Dense(class_count, name="logits")(features), name="efficientnet_b0")
+    return keras.Model(
+        backbone.input, layers.Dense(class_count, name="logits", dtype="float32")(features), name="efficientnet_b0"
+    )

@@ -59,7 +59,7 @@ def build(
         for block in range(block_count):
             features = _residual_block(features, unit, width << stage, stride=2 if stage > 0 and block == 0 else 1)
     pooled = layers.Concatenate()([layers.GlobalAveragePooling2D()(features), layers.GlobalMaxPooling2D()(features)])
-    logits = layers.Dense(class_count, name="logits")(unit.normalise(pooled))
+    logits = layers.Dense(class_count, name="logits", dtype="float32")(unit.normalise(pooled))
     return keras.Model(images, logits, name="small_resnet")
 
 

@@ -37,8 +37,8 @@ def build(
 class FusedSGD(keras.optimizers.SGD):
     """Keras' SGD with its variables; clipping, averaging and accumulation, which nothing here asks for, are left out.
 
-    Learning rate, momentum and weight decay are variables: other values need no other trace. Whether there is momentum,
-    Nesterov's variant or decay at all makes another one.
+    Learning rate, momentum, Nesterov's variant and weight decay are variables: other values need no other trace.
+    Whether there is momentum or decay at all makes another one.
     """
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -48,6 +48,18 @@ class FusedSGD(keras.optimizers.SGD):
         # Not among the optimizer's variables, which checkpoints hold: these come with the specification.
         self.momentum_value = tf.Variable(self.momentum, trainable=False, dtype=tf.float32)
         self.weight_decay_value = tf.Variable(self.weight_decay or 0.0, trainable=False, dtype=tf.float32)
+        self.nesterov_value = tf.Variable(self.nesterov, trainable=False, dtype=tf.bool)
+
+    @property
+    def traced_options(self) -> tuple[bool, bool]:
+        """Optimizers of one model that have the same ones can `adopt` each other's values under one trace."""
+        return bool(self.momentum), bool(self.weight_decay)
+
+    def adopt(self, other: FusedSGD) -> None:
+        """Take over all values that checkpoints do not hold."""
+        self.momentum_value.assign(other.momentum_value)
+        self.weight_decay_value.assign(other.weight_decay_value)
+        self.nesterov_value.assign(other.nesterov_value)
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
         """Make one update, and count it.
@@ -63,17 +75,27 @@ class FusedSGD(keras.optimizers.SGD):
             kept = 1.0 - learning_rate * self.weight_decay_value
             for variable in filter(self._use_weight_decay, variables):
                 variable.value.assign(variable.value * kept)
-        momentum = tf.convert_to_tensor(self.momentum_value)
-        for gradient, variable in zip(grads, variables, strict=True):
-            if self.momentum:
-                tf.raw_ops.ResourceApplyKerasMomentum(
-                    var=variable.value.handle,
-                    accum=self.momentums[self._get_variable_index(variable)].value.handle,
-                    lr=learning_rate,
-                    grad=gradient,
-                    momentum=momentum,
-                    use_nesterov=self.nesterov,
-                )
-            else:
+        if self.momentum:
+            tf.cond(
+                self.nesterov_value,
+                lambda: self._apply_momentum(grads, variables, learning_rate, nesterov=True),
+                lambda: self._apply_momentum(grads, variables, learning_rate, nesterov=False),
+            )
+        else:
+            for gradient, variable in zip(grads, variables, strict=True):
                 tf.raw_ops.ResourceApplyGradientDescent(var=variable.value.handle, alpha=learning_rate, delta=gradient)
         self.iterations.assign_add(1)
+
+    def _apply_momentum(
+        self, grads: Sequence[tf.Tensor], variables: list[keras.Variable], learning_rate: tf.Tensor, *, nesterov: bool
+    ) -> None:
+        momentum = tf.convert_to_tensor(self.momentum_value)
+        for gradient, variable in zip(grads, variables, strict=True):
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variable.value.handle,
+                accum=self.momentums[self._get_variable_index(variable)].value.handle,
+                lr=learning_rate,
+                grad=gradient,
+                momentum=momentum,
+                use_nesterov=nesterov,
+            )
