@@ -9,6 +9,7 @@ import multiprocessing
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -56,7 +57,7 @@ def find_failures(seeds: range, processes: int | None = None) -> list[Failure]:
         return [failure for failure in pool.imap(simulate, seeds, chunksize=10) if failure is not None]
 
 
-def first_failure(seeds: range) -> Failure | None:
+def first_failure(seeds: Sequence[int]) -> Failure | None:
     """The first one found, whichever seed it is of."""
     with multiprocessing.get_context("fork").Pool(initializer=silence) as pool:
         return next((failure for failure in pool.imap_unordered(simulate, seeds) if failure is not None), None)
