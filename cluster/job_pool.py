@@ -145,6 +145,8 @@ class JobPool:
         self.walltime_s = self.settings.walltime_s
         self._lock = threading.RLock()
         self._running: dict[str, _Running] = {}
+        self._told: set[str] = set()
+        """Workers whose attempt has ended, which the study has not heard yet."""
         self._notices: list[str] = []
         self._wanted = 0
         self._error: PoolError | None = None
@@ -179,7 +181,7 @@ class JobPool:
 
     def idle_workers(self) -> list[str]:
         with self._lock:
-            busy = {running.worker for running in self._running.values()}
+            busy = self._told.union(running.worker for running in self._running.values())
             here = self.link.present()
             return [j.name for j in self.jobs.jobs if j.name in here and j.name not in busy and not j.is_ending]
 
@@ -210,7 +212,11 @@ class JobPool:
         """The jobs are cancelled as the pool is closed: runners and ranks end with them."""
 
     def next_event(self, timeout_s: float) -> Event | None:
-        return self.events.get(timeout_s)
+        event = self.events.get(timeout_s)
+        if isinstance(event, AttemptFinished):
+            with self._lock:
+                self._told.discard(event.worker)
+        return event
 
     def retire(self, worker: str) -> None:
         with self._lock:
@@ -238,6 +244,8 @@ class JobPool:
         """An attempt ends once, whoever tells of it first."""
         with self._lock:
             running = self._running.pop(key, None)
+            if running is not None:
+                self._told.add(running.worker)
         if running is not None:
             self.link.forget(key)
             self.events.put(AttemptFinished(running.request, end, running.worker))

@@ -51,7 +51,7 @@ class Pool(AbstractContextManager["Pool"], Protocol):
         ...
 
     def idle_workers(self) -> Sequence[str]:
-        """Those that are there and have no attempt."""
+        """Those that are there, and whose last attempt's end `next_event` has given."""
         ...
 
     def time_left_s(self, worker: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,6 +147,20 @@ def test_a_worker_is_busy_while_it_has_an_attempt_and_idle_afterwards(work):
     work.end()
 
     wait_until(lambda: worker in work.pool.idle_workers(), WITHIN_S)
+
+
+def test_a_worker_is_not_idle_before_the_end_of_its_attempt_was_taken(work):
+    """Who finds it idle while its trial still counts as training gives its allocation back."""
+    worker = work.worker()
+    work.pool.start(request := work.request(7, TRAINS), worker)
+    wait_until(lambda: attempt_of(request).read_end_record() is not None, WITHIN_S)
+
+    for _ in range(20):
+        assert worker not in work.pool.idle_workers()
+        time.sleep(0.1)
+    work.end()
+
+    assert worker in work.pool.idle_workers()
 
 
 def test_one_worker_takes_one_attempt_after_another(work):
