@@ -178,7 +178,6 @@ class Runner:
         self, request: AttemptRequest, attempt: AttemptDir, relay: Callable[[EpochMetrics], None], stop: StopSignal
     ) -> tuple[int, str]:
         """The exit code of the launcher, and why the ranks were told to end; empty if they were not."""
-        launcher(request.launcher_name).prepare()
         oom_before = diagnosis.count_oom_kills()
         supervisor = self._send_staying_ranks(request, attempt) or _launch(request, attempt)
         try:
@@ -258,6 +257,8 @@ def _has_ranks_that_stay(request: AttemptRequest, attempt: AttemptDir) -> bool:
 
 def _launch(request: AttemptRequest, attempt: AttemptDir) -> subprocess.Popen:
     """Start a supervisor, and it the ranks."""
+    # Not for ranks that stayed: it would be them that it waits for.
+    launcher(request.launcher_name).prepare()
     with attempt.log_path.open("ab") as output:
         return subprocess.Popen(
             [*_SUPERVISOR, str(request.grace_s), str(attempt.path), *rank_command(request)],

@@ -4,30 +4,12 @@ for its gradient; TensorFlow's own kernel, cuDNN's on a GPU, does the same in on
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 from keras import layers
 
-# The class of every keras.Model(inputs, outputs), which Keras keeps to itself.
-from keras.src.models.functional import Functional
-
 # What the kernel normalises along the last axis: [batch, height, width, channels].
 _KERNEL_RANK = 4
-
-
-def fuse_batch_normalisation(model: keras.Model) -> keras.Model:
-    """The same model, with names, order and values of all variables, in which one kernel does each normalisation.
-
-    A model that is not a graph of layers (a subclass of keras.Model with a `call` of its own) stays as it is, and so do
-    the layers of other kinds, which both models share: use the new one only.
-    """
-    if type(model) not in (keras.Sequential, Functional):
-        return model
-    fused = keras.models.clone_model(model, clone_function=_fuse, recursive=True)
-    fused.set_weights(model.get_weights())
-    return fused
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
@@ -73,10 +55,3 @@ class FusedBatchNormalization(layers.BatchNormalization):
             and self.compute_dtype in ("float32", "bfloat16")
             and self.variable_dtype == "float32"
         )
-
-
-def _fuse(layer: Any) -> Any:
-    # Of this very class: a subclass may compute something else.
-    if type(layer) is not layers.BatchNormalization:
-        return layer
-    return FusedBatchNormalization.from_config(layer.get_config())

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSpec
 from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
-from trainers.batch_normalisation import fuse_batch_normalisation
 from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch, plan_parts
 from trainers.batch_policies import BatchPolicy
 from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
@@ -29,6 +28,7 @@ from trainers.demand import Demand, Demands
 from trainers.faults import BatchTooLargeError, values_are_of_the_spec
 from trainers.loader import evaluation_order_of, read_batches, training_order_of
 from trainers.metrics import ClassCounts
+from trainers.model_graph import adopt_rates, are_same_but_for_rates, exchange_layers
 from trainers.precision import set_precision
 from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
 
@@ -85,6 +85,8 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
     state = communicator.run_on_all_ranks(lambda: build_state(spec, dataset))
     if before is not None and _has_same_trace(spec, state, before):
         before.state.assign(state.copy())
+        if spec.model != before.spec.model:
+            adopt_rates(before.state.model, state.model)
         if isinstance(state.optimizer, AdoptingOptimizer):
             before.state.optimizer.adopt(state.optimizer)
         training = replace(before, spec=spec, policy=policy)
@@ -123,7 +125,9 @@ def _is_same_data(spec: TrialSpec, before: TrialSpec) -> bool:
 
 def _has_same_trace(spec: TrialSpec, state: TrainingState, before: Training) -> bool:
     """Whether the calls compiled for `before` do what the specification says once the variables are its own."""
-    if spec.model != before.spec.model or spec.optimizer.name != before.spec.optimizer.name:
+    if spec.model != before.spec.model and not are_same_but_for_rates(state.model, before.state.model):
+        return False
+    if spec.optimizer.name != before.spec.optimizer.name:
         return False
     if (spec.precision, spec.jit) != (before.spec.precision, before.spec.jit):
         return False
@@ -144,7 +148,7 @@ def build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
     set_precision(spec.precision)
     with values_are_of_the_spec():
         model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
-        model = fuse_batch_normalisation(model)
+        model = exchange_layers(model)
         optimizer = components.build("optimizers", spec.optimizer, model)
         optimizer.build(model.trainable_variables)
     return TrainingState(model, optimizer)

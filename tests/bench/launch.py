@@ -73,9 +73,17 @@ def measure_sixteen_ranks() -> list[Row]:
     try:
         with tempfile.TemporaryDirectory() as folder, Sandbox.start(SandboxShape(4, gpus_per_node=4)) as sandbox:
             for stay in (True, False):
-                size = {"nodes": 4, "ranks_per_node": 4, "gpus_per_node": 4}
+                size = {"nodes": 4, "ranks_per_node": 4, "gpus_per_node": 4, "global_batch_size": 16}
+                patience = {"rendezvous_timeout_s": 600, "stall_s": 600}
                 study = SlurmStudy(
-                    sandbox, Path(folder), f"stay-{stay}", trials=_TRIALS, epochs=1, resident_ranks=stay, **size
+                    sandbox,
+                    Path(folder),
+                    f"stay-{stay}",
+                    trials=_TRIALS,
+                    epochs=1,
+                    resident_ranks=stay,
+                    **size,
+                    **patience,
                 )
                 taken[stay] = _run_study(study)
     except MissingPackagesError as error:

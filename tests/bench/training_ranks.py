@@ -1,4 +1,5 @@
-"""The trainer's benchmark, run by each rank under mpirun: `python -m tests.bench.training_ranks MODEL MICRO_BATCH`.
+"""The trainer's benchmark, run by each rank under mpirun:
+`python -m tests.bench.training_ranks MODEL SIZE MICRO_BATCH SPLIT`.
 
 Rank 0 prints one JSON object. What is compared takes turns, one loader batch or one epoch each, so that a machine
 that slows down slows both.
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import horovod.tensorflow as hvd
 import keras
 import numpy as np
 import tensorflow as tf
@@ -29,55 +31,74 @@ from trainers.demand import Demand
 from trainers.loader import read_batches, training_order
 from trainers.train import Training, build_training, train, train_epoch
 
-_SPLIT = 16
 _TURNS = 7
-# Image size per model: EfficientNet at 120 x 120 takes minutes per loader batch on a CPU.
-_IMAGE_SIZE = {"small_resnet": 32, "efficientnet_b0": 32}
 
 
-def main(model: str, micro_batch: int) -> None:
+def main(model: str, size: int, micro_batch: int, split: int) -> None:
     configure_threads(1, deterministic=False)
     communicator = Communicator()
-    spec = _spec(model, micro_batch, communicator.world_size)
+    spec = _spec(model, size, micro_batch, split, communicator.world_size)
     training = build_training(spec, communicator)
     if communicator.world_size == 1:
         result = {
             "pipeline_to_bare_step": pipeline_to_bare_step(training),
-            "keras_to_fused": keras_to_fused(training, micro_batch),
+            "keras_to_fused": keras_to_fused(training, micro_batch, split),
         }
     else:
-        result = {"algorithm_1_to_ours": algorithm_1_to_ours(training), **switch_costs(training)}
+        result = {
+            "paper_to_ours": paper_to_ours(training, split),
+            "algorithm_1_to_ours": algorithm_1_to_ours(training, split),
+            **switch_costs(training),
+        }
     if communicator.is_first:
         print(json.dumps(result), flush=True)
 
 
-def algorithm_1_to_ours(training: Training) -> float:
-    """Time of the small phase's loader batch by Algorithm 1 as printed, over ours."""
-    printed = _algorithm_1(training)
+def paper_to_ours(training: Training, split: int) -> float:
+    """Time of the small phase's loader batch by the paper's program, over ours: Algorithm 1 as printed, of Keras' own
+    model and optimizer, its gradients averaged by Horovod's own tape.
+    """
+    model, optimizer = _of_keras(training)
+    weights = [variable.value for variable in model.trainable_variables]
+
+    def average(tape: tf.GradientTape, loss: tf.Tensor) -> list[tf.Tensor]:
+        return hvd.DistributedGradientTape(tape).gradient(loss, weights)
+
+    return _small_phase_to_ours(training, split, _algorithm_1(training.dataset, model, optimizer, split, average))
+
+
+def algorithm_1_to_ours(training: Training, split: int) -> float:
+    """Time of the small phase's loader batch by Algorithm 1 as printed, with our model, optimizer and reduction, over
+    ours.
+    """
+    model, optimizer = training.state.model, training.state.optimizer
+    weights = [variable.value for variable in model.trainable_variables]
+
+    def average(tape: tf.GradientTape, loss: tf.Tensor) -> list[tf.Tensor]:
+        return training.communicator.average_gradients(tape.gradient(loss, weights))
+
+    return _small_phase_to_ours(training, split, _algorithm_1(training.dataset, model, optimizer, split, average))
+
+
+def _small_phase_to_ours(training: Training, split: int, other: Callable[[tf.Tensor, tf.Tensor], None]) -> float:
     samples, labels = _one_loader_batch(training)
 
     def ours() -> None:
-        training.train_step(samples, labels, tf.constant(len(labels) // _SPLIT), tf.constant(_SPLIT)).numpy()
+        training.train_step(samples, labels, tf.constant(len(labels) // split), tf.constant(split)).numpy()
 
-    def as_printed() -> None:
-        printed(samples, labels)
-
-    return _ratio(as_printed, ours)
+    return _ratio(lambda: other(samples, labels), ours)
 
 
-def keras_to_fused(training: Training, micro_batch: int) -> float:
+def keras_to_fused(training: Training, micro_batch: int, split: int) -> float:
     """Time of a step of the same model and optimizer as Keras computes them, over that with fused kernels."""
-    spec, state = training.spec, training.state
-    model = components.build("models", spec.model, training.dataset.input_shape, len(training.dataset.class_names))
-    optimizer = keras.optimizers.SGD(**spec.optimizer.options)
-    optimizer.build(model.trainable_variables)
+    state = training.state
     samples, labels = (tensor[:micro_batch] for tensor in _one_loader_batch(training))
-    steps_of_keras = _bare_step(training.dataset, model, optimizer)
+    steps_of_keras = _bare_step(training.dataset, *_of_keras(training))
     steps_fused = _bare_step(training.dataset, state.model, state.optimizer)
 
     def times_split(step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[[], None]:
         def run() -> None:
-            for _ in range(_SPLIT):
+            for _ in range(split):
                 step(samples, labels).numpy()
 
         return run
@@ -151,26 +172,38 @@ def _bare_step(
     return bare_step
 
 
-def _algorithm_1(training: Training) -> Callable[[tf.Tensor, tf.Tensor], None]:
+def _of_keras(training: Training) -> tuple[keras.Model, keras.optimizers.Optimizer]:
+    """The same model and optimizer as Keras makes them."""
+    spec, dataset = training.spec, training.dataset
+    model = components.build("models", spec.model, dataset.input_shape, len(dataset.class_names))
+    optimizer = keras.optimizers.SGD(**spec.optimizer.options)
+    optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+def _algorithm_1(
+    dataset: Dataset,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    split: int,
+    average: Callable[[tf.GradientTape, tf.Tensor], list[tf.Tensor]],
+) -> Callable[[tf.Tensor, tf.Tensor], None]:
     """The paper's Algorithm 1: np.array_split on the host, one compiled call per micro-batch."""
-    state = training.state
-    weights = [variable.value for variable in state.model.trainable_variables]
 
     @tf.function(reduce_retracing=True)
     def training_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            logits = state.model(training.dataset.to_model_input(images), training=True)
+            logits = model(dataset.to_model_input(images), training=True)
             loss = tf.reduce_mean(
                 tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
             )
-        gradients = training.communicator.average_gradients(tape.gradient(loss, weights))
-        state.optimizer.apply(gradients, state.model.trainable_variables)
+        optimizer.apply(average(tape, loss), model.trainable_variables)
         return loss
 
     def run(images: tf.Tensor, labels: tf.Tensor) -> None:
-        images_split = np.array_split(images, _SPLIT)
-        labels_split = np.array_split(labels, _SPLIT)
-        for i in range(_SPLIT):
+        images_split = np.array_split(images, split)
+        labels_split = np.array_split(labels, split)
+        for i in range(split):
             loss = training_step(images_split[i], labels_split[i])
         loss.numpy()
 
@@ -195,9 +228,9 @@ def _one_loader_batch(training: Training) -> tuple[tf.Tensor, tf.Tensor]:
     return batch.samples, batch.labels
 
 
-def _spec(model: str, micro_batch: int, world_size: int) -> TrialSpec:
+def _spec(model: str, size: int, micro_batch: int, split: int, world_size: int) -> TrialSpec:
     keras.utils.set_random_seed(0)
-    loader_batch_size = micro_batch * _SPLIT
+    loader_batch_size = micro_batch * split
     return TrialSpec(
         study_name="bench",
         trial_number=0,
@@ -208,7 +241,7 @@ def _spec(model: str, micro_batch: int, world_size: int) -> TrialSpec:
         model=ComponentSpec(model),
         dataset=ComponentSpec(
             "synthetic_bigearthnet",
-            {"train": 4 * loader_batch_size * world_size, "val": 8 * world_size, "size": _IMAGE_SIZE[model]},
+            {"train": 4 * loader_batch_size * world_size, "val": 8 * world_size, "size": size},
         ),
         optimizer=ComponentSpec("sgd", {"learning_rate": 1e-5, "momentum": 0.9}),
         batch_policy=ComponentSpec(
@@ -225,4 +258,4 @@ def _spec(model: str, micro_batch: int, world_size: int) -> TrialSpec:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

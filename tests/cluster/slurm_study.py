@@ -51,7 +51,7 @@ name = "sgd"
 
 [batch_policy]
 name = "constant"
-global_batch_size = 8
+global_batch_size = {global_batch_size}
 
 [search_space.optimizer]
 learning_rate = {{ type = "float", low = 1e-3, high = 1e-2, log = true }}
@@ -65,7 +65,7 @@ cpus_per_rank = 1
 max_concurrent_trials = {jobs}
 checkpoint_grace_s = 15
 resident_ranks = {ranks_stay}
-rendezvous_timeout_s = 60
+rendezvous_timeout_s = {rendezvous_timeout_s}
 gpus_per_node = {gpus_per_node}
 required_backend = "mpi"
 
@@ -100,6 +100,7 @@ class SlurmStudy:
     trials: int = 1
     epochs: int = 30
     train: int = 256
+    global_batch_size: int = 8
     nodes: int = 2
     ranks_per_node: int = 1
     gpus_per_node: int = 1
@@ -113,6 +114,7 @@ class SlurmStudy:
     hold_at_read: int = 0
     """Batch before which each rank of each attempt waits until it is told to go, counted from 1; 0: none does."""
     stall_s: int = 120
+    rendezvous_timeout_s: int = 60
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import keras
@@ -13,7 +14,8 @@ from keras import layers
 from storage.protocol.records import ComponentSpec
 from study.catalog import component_names
 from trainers import components
-from trainers.batch_normalisation import FusedBatchNormalization, fuse_batch_normalisation
+from trainers.batch_normalisation import FusedBatchNormalization
+from trainers.model_graph import exchange_layers
 from trainers.optimizers import sgd
 
 CLASSES = 5
@@ -36,7 +38,7 @@ def name(request) -> str:
 )
 def test_twenty_steps_leave_the_weights_that_keras_leaves(options):
     own, keras_own = small_model(), small_model()
-    own = fuse_batch_normalisation(own)
+    own = exchange_layers(own)
     ours = sgd.build(own, learning_rate=0.02, **options)
     theirs = keras_sgd(keras_own, learning_rate=0.02, **options)
 
@@ -51,14 +53,19 @@ def test_twenty_steps_leave_the_weights_that_keras_leaves(options):
 
 def test_a_fused_model_has_the_variables_of_the_one_before(name):
     model = build(name)
-    paths, values = [v.path for v in model.variables], [v.numpy() for v in model.variables]
+    paths, values = [path_of(v) for v in model.variables], [v.numpy() for v in model.variables]
 
-    fused = fuse_batch_normalisation(model)
+    fused = exchange_layers(model)
 
-    assert [v.path for v in fused.variables] == paths
+    assert [path_of(v) for v in fused.variables] == paths
     for one, other in zip(fused.variables, values, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not [layer.name for layer in fused.layers if type(layer) is layers.BatchNormalization]
+
+
+def path_of(variable: keras.Variable) -> str:
+    """Keras counts its random generators, whatever they belong to."""
+    return re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
 
 
 def test_a_fused_model_answers_as_the_one_before(name):
@@ -66,13 +73,13 @@ def test_a_fused_model_answers_as_the_one_before(name):
     images = batch(0)[0]
     expected = model(images, training=False)
 
-    np.testing.assert_allclose(fuse_batch_normalisation(model)(images, training=False), expected, atol=1e-5)
+    np.testing.assert_allclose(exchange_layers(model)(images, training=False), expected, atol=1e-5)
 
 
 def test_a_model_within_a_model_is_fused():
     inner = small_model()
     images = keras.Input((32, 32, 3))
-    fused = fuse_batch_normalisation(keras.Model(images, inner(images)))
+    fused = exchange_layers(keras.Model(images, inner(images)))
 
     assert kernels_of(lambda: fused(batch(0)[0], training=True))["FusedBatchNormV3"] == 2
 
@@ -84,7 +91,7 @@ def test_a_model_with_a_call_of_its_own_stays_as_it_is():
 
     model = Own()
 
-    assert fuse_batch_normalisation(model) is model
+    assert exchange_layers(model) is model
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 50])
@@ -137,10 +144,10 @@ def test_a_frozen_layer_keeps_its_statistics():
 
 @pytest.mark.parametrize(
     ("name", "normalisations", "variables", "operations"),
-    [("efficientnet_b0", 49, 213, 3754), ("small_resnet", 10, 31, 438)],
+    [("efficientnet_b0", 49, 213, 3834), ("small_resnet", 10, 31, 438)],
 )
 def test_a_step_has_one_kernel_per_normalisation_and_per_variable(name, normalisations, variables, operations):
-    model = fuse_batch_normalisation(build(name))
+    model = exchange_layers(build(name))
     optimizer = sgd.build(model, learning_rate=0.1, momentum=0.9, nesterov=True)
     optimizer.build(model.trainable_variables)
 

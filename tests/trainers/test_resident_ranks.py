@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import psutil
 import pytest
 
 from cluster.attempt import Runner, StopSignal
+from cluster.launchers import LAUNCHERS, Mpirun
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
 from storage.protocol.records import ComponentSpec, Outcome, Precision, TrialSpec
 from storage.protocol.trial_dir import TrialDir
@@ -28,14 +29,21 @@ from tests.trainers.tiny_trial import (
 
 pytestmark = pytest.mark.timeout(3 * DEADLINE_S)
 
-FIRST = tiny_spec(epochs=2)
+
+def with_dropout(rate: float) -> ComponentSpec:
+    return ComponentSpec("small_resnet", {"width": 4, "blocks": [1], "dropout_rate": rate})
+
+
+FIRST = tiny_spec(epochs=2, model=with_dropout(0.5))
 LONG = tiny_spec(epochs=10_000)
 OTHER_VALUES = tiny_spec(
     seed=2,
+    model=with_dropout(0.1),
     optimizer=ComponentSpec("sgd", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
     batch_policy=switch_at(1, 4, 8),
 )
 DIVERGES = tiny_spec(
+    model=with_dropout(0.9),
     optimizer=ComponentSpec("sgd", {"learning_rate": 1e30, "momentum": 0.5, "weight_decay": 0.01}),
 )
 OTHER_MODEL = tiny_spec(
@@ -69,12 +77,33 @@ class Ran(NamedTuple):
             return without_times(self.end.epochs), {name: arrays[name] for name in names}
 
 
+class Prepared(Mpirun):
+    """Notes for which attempts the ranks of the ones before were waited for, until they were gone."""
+
+    names: ClassVar[list[str]] = []
+    current = ""
+
+    def begin(self, name: str) -> None:
+        Prepared.current = name
+
+    def prepare(self) -> None:
+        self.names.append(self.current)
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> Iterator[dict[str, Ran]]:
+def prepared() -> Iterator[Prepared]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LAUNCHERS, "mpirun", prepared := Prepared())
+        yield prepared
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, prepared) -> Iterator[dict[str, Ran]]:
     """One runner's attempts, in this order."""
     folder, runner, ran = tmp_path_factory.mktemp("trials"), Runner(), {}
 
     def run(name: str, spec: TrialSpec, stop: Outcome | None = None) -> None:
+        prepared.begin(name)
         request = open_attempt(folder / name, spec, ranks_stay=True)
         if stop is not None:
             attempt_of(request).request_stop(stop)
@@ -105,6 +134,11 @@ def test_ranks_stay_after_results_and_go_after_a_failure(ran):
         "on fresh ranks",
         "other model, on fresh ranks",
     ], {name: each.end for name, each in ran.items()}
+
+
+def test_nobody_waits_for_ranks_that_stay_to_be_gone(ran, prepared):
+    """On Slurm, each trial but the first began half a minute late."""
+    assert prepared.names == ["first", "on fresh ranks", "other model, on fresh ranks"]
 
 
 def test_every_trial_ends_as_it_would_alone(ran):

@@ -29,6 +29,7 @@ def build(
     blocks: Sequence[int] = (1, 1, 1),
     normalisation: str = "batch",
     batch_norm_momentum: float = 0.9,
+    dropout_rate: float = 0.0,
 ) -> keras.Model:
     """A residual network from images to logits.
 
@@ -38,6 +39,7 @@ def build(
         normalisation: "batch", or "none": then N ranks with b samples each make the same update as one rank with N b.
         batch_norm_momentum: Share of the old moving statistics that one update keeps. Lower than Keras' 0.99, because
             short trials with large batches make only tens of updates.
+        dropout_rate: Share of the pooled features that training leaves out.
 
     Raises:
         ComponentError: An option is out of its range.
@@ -50,6 +52,8 @@ def build(
         raise ComponentError(f"small_resnet: normalisation={normalisation!r}; it must be {' or '.join(Normalisation)}.")
     if not 0 <= batch_norm_momentum < 1:
         raise ComponentError(f"small_resnet: batch_norm_momentum={batch_norm_momentum}; it must be in [0, 1).")
+    if not 0 <= dropout_rate < 1:
+        raise ComponentError(f"small_resnet: dropout_rate={dropout_rate}; it must be in [0, 1).")
 
     unit = _ConvolutionUnit(Normalisation(normalisation), batch_norm_momentum)
     images = keras.Input(input_shape, name="images")
@@ -59,7 +63,8 @@ def build(
         for block in range(block_count):
             features = _residual_block(features, unit, width << stage, stride=2 if stage > 0 and block == 0 else 1)
     pooled = layers.Concatenate()([layers.GlobalAveragePooling2D()(features), layers.GlobalMaxPooling2D()(features)])
-    logits = layers.Dense(class_count, name="logits", dtype="float32")(unit.normalise(pooled))
+    pooled = layers.Dropout(dropout_rate)(unit.normalise(pooled))
+    logits = layers.Dense(class_count, name="logits", dtype="float32")(pooled)
     return keras.Model(images, logits, name="small_resnet")
 
 

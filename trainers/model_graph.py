@@ -1,0 +1,91 @@
+"""Models as graphs of layers: layers exchanged for ones that train faster, and two models compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import layers
+
+# The class of every keras.Model(inputs, outputs), which Keras keeps to itself.
+from keras.src.models.functional import Functional
+
+from trainers.batch_normalisation import FusedBatchNormalization
+from trainers.dropout import VariableDropout, with_variable_rate
+
+_GRAPHS = (keras.Sequential, Functional)
+_OWN_MODULES = (FusedBatchNormalization.__module__, VariableDropout.__module__)
+
+
+def exchange_layers(model: keras.Model) -> keras.Model:
+    """The same model, with names, order and values of all variables, in which one kernel does each normalisation and
+    the rates of dropout are variables.
+
+    A model that is not a graph of layers (a subclass of keras.Model with a `call` of its own) stays as it is, and so do
+    the layers of other kinds, which both models share: use the new one only.
+    """
+    if type(model) not in _GRAPHS:
+        return model
+    exchanged = keras.models.clone_model(model, clone_function=_exchange, recursive=True)
+    exchanged.set_weights(model.get_weights())
+    return exchanged
+
+
+def _exchange(layer: Any) -> Any:
+    # Of this very class: a subclass may compute something else.
+    if type(layer) is layers.BatchNormalization:
+        return FusedBatchNormalization.from_config(layer.get_config())
+    if type(layer) is layers.Dropout:
+        return with_variable_rate(layer)
+    return layer
+
+
+def are_same_but_for_rates(model: keras.Model, other: keras.Model) -> bool:
+    """Whether the models compute the same of the same variables, once they have the same rates of dropout.
+
+    False where that cannot be told: what is not Keras' own may hold more than its configuration says.
+    """
+    if type(model) not in _GRAPHS or type(other) not in _GRAPHS:
+        return False
+    config, other_config = model.get_config(), other.get_config()
+    return _is_of_keras(config) and _without_rates(config) == _without_rates(other_config)
+
+
+def adopt_rates(model: keras.Model, other: keras.Model) -> None:
+    """Give the model the other one's rates of dropout."""
+    for layer, other_layer in zip(_dropouts(model), _dropouts(other), strict=True):
+        layer.current_rate.assign(other_layer.current_rate)
+
+
+def _dropouts(model: keras.Model) -> Iterator[VariableDropout]:
+    for layer in model.layers:
+        if isinstance(layer, VariableDropout):
+            yield layer
+        elif isinstance(layer, keras.Model):
+            yield from _dropouts(layer)
+
+
+def _is_of_keras(config: Any) -> bool:
+    """Whether all objects that a serialised configuration names are Keras' or ours; no function is."""
+    if isinstance(config, list | tuple):
+        return all(map(_is_of_keras, config))
+    if not isinstance(config, dict):
+        return not callable(config)
+    name, module = config.get("class_name"), config.get("module")
+    # Values of Python, as tuples and slices, have no module.
+    is_value = name is None or (module is None and name.startswith("__"))
+    is_known = is_value or module in _OWN_MODULES or str(module).partition(".")[0] == "keras"
+    return is_known and name not in ("Lambda", "__lambda__") and all(map(_is_of_keras, config.values()))
+
+
+def _without_rates(config: Any) -> Any:
+    if isinstance(config, list | tuple):
+        return [_without_rates(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    is_dropout = config.get("class_name") == VariableDropout.__name__
+    return {
+        name: {**_without_rates(value), "rate": None} if is_dropout and name == "config" else _without_rates(value)
+        for name, value in config.items()
+    }
