@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -52,10 +52,15 @@ def are_same_but_for_rates(model: keras.Model, other: keras.Model) -> bool:
     return _is_of_keras(config) and _without_rates(config) == _without_rates(other_config)
 
 
-def adopt_rates(model: keras.Model, other: keras.Model) -> None:
-    """Give the model the other one's rates of dropout."""
-    for layer, other_layer in zip(_dropouts(model), _dropouts(other), strict=True):
-        layer.current_rate.assign(other_layer.current_rate)
+def rates_of_dropout(model: keras.Model) -> list[float]:
+    """The rates that are variables, in the order of the layers."""
+    return [float(layer.current_rate) for layer in _dropouts(model)]
+
+
+def set_rates_of_dropout(model: keras.Model, rates: Sequence[float]) -> None:
+    """Give the model those of one that is the same but for them."""
+    for layer, rate in zip(_dropouts(model), rates, strict=True):
+        layer.current_rate.assign(rate)
 
 
 def _dropouts(model: keras.Model) -> Iterator[VariableDropout]:

@@ -28,7 +28,7 @@ from trainers.demand import Demand, Demands
 from trainers.faults import BatchTooLargeError, values_are_of_the_spec
 from trainers.loader import evaluation_order_of, read_batches, training_order_of
 from trainers.metrics import ClassCounts
-from trainers.model_graph import adopt_rates, are_same_but_for_rates, exchange_layers
+from trainers.model_graph import are_same_but_for_rates, exchange_layers, rates_of_dropout, set_rates_of_dropout
 from trainers.precision import set_precision
 from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
 
@@ -70,45 +70,13 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
         AgreedError: The model or the optimizer cannot be built like this.
         DatasetError: The data cannot be opened; on the rank that found out.
     """
-    # Frees the models of the trials before, and has this one's variables called as if there had been none.
-    keras.utils.clear_session()
     with values_are_of_the_spec():
         policy = components.build("batch_policies", spec.batch_policy)
-    if before is not None and _is_same_data(spec, before.spec):
-        dataset, train, val = before.dataset, before.train, before.val
-    else:
+    if before is not None and not _is_same_data(spec, before.spec):
         before = None
-        with communicator.rank_zero_first(), values_are_of_the_spec():
-            dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
-            train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
-    keras.utils.set_random_seed(spec.seed)
-    state = communicator.run_on_all_ranks(lambda: build_state(spec, dataset))
-    if before is not None and _has_same_trace(spec, state, before):
-        before.state.assign(state.copy())
-        if spec.model != before.spec.model:
-            adopt_rates(before.state.model, state.model)
-        if isinstance(state.optimizer, AdoptingOptimizer):
-            before.state.optimizer.adopt(state.optimizer)
-        training = replace(before, spec=spec, policy=policy)
-    else:
-        seed = tf.Variable([0, 0], trainable=False, dtype=tf.int64)
-        accumulates = spec.accumulation_steps > 1
-        part_size = tf.Variable(0, trainable=False, dtype=tf.int32) if accumulates else None
-        training = Training(
-            spec=spec,
-            communicator=communicator,
-            policy=policy,
-            dataset=dataset,
-            train=train,
-            val=val,
-            state=state,
-            augmentation_seed=seed,
-            part_size=part_size,
-            train_step=compile_train_step(
-                state.model, state.optimizer, dataset, communicator, seed, part_size, jit=spec.jit
-            ),
-            evaluate_step=compile_evaluate_step(state.model, dataset),
-        )
+    training = None if before is None else _reuse(before, spec, policy, communicator)
+    if training is None:
+        training = _build_anew(spec, policy, communicator, before)
     communicator.heartbeat()
     training.augmentation_seed.assign([spec.seed, communicator.rank])
     if training.part_size is not None:
@@ -119,19 +87,94 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
     return training
 
 
+def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator, before: Training | None) -> Training:
+    """Args: before: A trial with the same data."""
+    if before is not None:
+        dataset, train, val = before.dataset, before.train, before.val
+    else:
+        with communicator.rank_zero_first(), values_are_of_the_spec():
+            dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
+            train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
+    state = communicator.run_on_all_ranks(lambda: _build_first_state(spec, dataset))
+    seed = tf.Variable([0, 0], trainable=False, dtype=tf.int64)
+    part_size = tf.Variable(0, trainable=False, dtype=tf.int32) if spec.accumulation_steps > 1 else None
+    return Training(
+        spec=spec,
+        communicator=communicator,
+        policy=policy,
+        dataset=dataset,
+        train=train,
+        val=val,
+        state=state,
+        augmentation_seed=seed,
+        part_size=part_size,
+        train_step=compile_train_step(
+            state.model, state.optimizer, dataset, communicator, seed, part_size, jit=spec.jit
+        ),
+        evaluate_step=compile_evaluate_step(state.model, dataset),
+    )
+
+
+def _reuse(before: Training, spec: TrialSpec, policy: BatchPolicy, communicator: Communicator) -> Training | None:
+    """The trial in what `before` has compiled, with the values that it begins with; None where it takes another trace.
+
+    Rank 0 alone builds its model: the others get the weights from there, as they do in any case.
+    """
+
+    def build_start() -> _Start | None:
+        if not communicator.is_first or not _may_share_trace(spec, before):
+            return None
+        state = _build_first_state(spec, before.dataset)
+        if not _has_same_trace(spec, state, before):
+            return None
+        before.state.assign(state.copy())
+        return _Start([np.asarray(v) for v in state.random_states()], rates_of_dropout(state.model))
+
+    start = communicator.broadcast(communicator.run_on_all_ranks(build_start))
+    if start is None:
+        return None
+    for variable, value in zip(before.state.random_states(), start.random_states, strict=True):
+        variable.assign(value)
+    set_rates_of_dropout(before.state.model, start.rates_of_dropout)
+    if isinstance(before.state.optimizer, AdoptingOptimizer):
+        with values_are_of_the_spec():
+            before.state.optimizer.adopt(components.build("optimizers", spec.optimizer, before.state.model))
+    return replace(before, spec=spec, policy=policy)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a trial begins with beyond what is broadcast as variables."""
+
+    random_states: list[NDArray[np.integer]]
+    rates_of_dropout: list[float]
+
+
+def _build_first_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
+    """As `build_state`, the same after other trials in this process."""
+    # Frees the models of the trials before, and has this one's variables called as if there had been none.
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(spec.seed)
+    return build_state(spec, dataset)
+
+
 def _is_same_data(spec: TrialSpec, before: TrialSpec) -> bool:
     return (spec.dataset, spec.cache_dir) == (before.dataset, before.cache_dir)
+
+
+def _may_share_trace(spec: TrialSpec, before: Training) -> bool:
+    """Whether it is worth while to build the model and see."""
+    return (
+        spec.model.name == before.spec.model.name
+        and spec.optimizer.name == before.spec.optimizer.name
+        and (spec.precision, spec.jit) == (before.spec.precision, before.spec.jit)
+        and (spec.accumulation_steps > 1) == (before.part_size is not None)
+    )
 
 
 def _has_same_trace(spec: TrialSpec, state: TrainingState, before: Training) -> bool:
     """Whether the calls compiled for `before` do what the specification says once the variables are its own."""
     if spec.model != before.spec.model and not are_same_but_for_rates(state.model, before.state.model):
-        return False
-    if spec.optimizer.name != before.spec.optimizer.name:
-        return False
-    if (spec.precision, spec.jit) != (before.spec.precision, before.spec.jit):
-        return False
-    if (spec.accumulation_steps > 1) != (before.part_size is not None):
         return False
     optimizer, optimizer_before = state.optimizer, before.state.optimizer
     if isinstance(optimizer, AdoptingOptimizer) and isinstance(optimizer_before, AdoptingOptimizer):
@@ -156,7 +199,7 @@ def build_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
 
 @runtime_checkable
 class AdoptingOptimizer(Protocol):
-    """An optimizer whose hyperparameters are variables."""
+    """An optimizer whose hyperparameters are variables, from when it is made."""
 
     @property
     def traced_options(self) -> Hashable:
@@ -164,7 +207,7 @@ class AdoptingOptimizer(Protocol):
         ...
 
     def adopt(self, other: Any) -> None:
-        """Take over another one's values of all variables that checkpoints do not hold."""
+        """Take over all values that checkpoints do not hold of another one, which need not be built."""
         ...
 
 

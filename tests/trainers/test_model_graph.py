@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from trainers.model_graph import adopt_rates, are_same_but_for_rates, exchange_layers
+from trainers.model_graph import are_same_but_for_rates, exchange_layers, rates_of_dropout, set_rates_of_dropout
 from trainers.models import efficientnet_b0, small_resnet
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 32, 32, 3), np.float32)
@@ -34,13 +34,13 @@ def test_a_variable_rate_leaves_out_what_keras_does(noise_shape):
     np.testing.assert_array_equal(exchanged(features, training=False), features)
 
 
-def test_after_adopting_rates_what_was_compiled_computes_the_other_model():
+def test_what_was_compiled_computes_another_model_once_it_has_its_rates():
     model, other = exchange_layers(build(0.3)), exchange_layers(build(0.6))
     compiled = tf.function(lambda images: model(images, training=True))
     compiled(IMAGES)
     traces = compiled.experimental_get_tracing_count()
 
-    adopt_rates(model, other)
+    set_rates_of_dropout(model, rates_of_dropout(other))
     for variable, value in zip(model.variables, other.variables, strict=True):
         variable.assign(value)
 

@@ -104,6 +104,7 @@ def ran(tmp_path_factory, prepared) -> Iterator[dict[str, Ran]]:
 
     def run(name: str, spec: TrialSpec, stop: Outcome | None = None) -> None:
         prepared.begin(name)
+        spec = dataclasses.replace(spec, cache_dir=str(folder / "cache"))
         request = open_attempt(folder / name, spec, ranks_stay=True)
         if stop is not None:
             attempt_of(request).request_stop(stop)
@@ -114,13 +115,12 @@ def ran(tmp_path_factory, prepared) -> Iterator[dict[str, Ran]]:
     run("pruned", OTHER_VALUES, stop=Outcome.PRUNED)
     run("diverged", DIVERGES)
     run("after all that", OTHER_VALUES)
-    other_model = dataclasses.replace(OTHER_MODEL, cache_dir=str(folder / "cache"))
-    run("other model", other_model)
+    run("other model", OTHER_MODEL)
     run("and back", OTHER_VALUES)
     run("refused", NO_SUCH_OPTION)
     run("on fresh ranks", OTHER_VALUES)
     runner.close()
-    run("other model, on fresh ranks", other_model)
+    run("other model, on fresh ranks", OTHER_MODEL)
     runner.close()
     yield ran
     assert not [process for request, _ in ran.values() for process in processes_of(request.trial_dir)]

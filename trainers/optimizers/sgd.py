@@ -41,10 +41,8 @@ class FusedSGD(keras.optimizers.SGD):
     Whether there is momentum or decay at all makes another one.
     """
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        if self.built:
-            return
-        super().build(variables)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         # Not among the optimizer's variables, which checkpoints hold: these come with the specification.
         self.momentum_value = tf.Variable(self.momentum, trainable=False, dtype=tf.float32)
         self.weight_decay_value = tf.Variable(self.weight_decay or 0.0, trainable=False, dtype=tf.float32)
