@@ -132,7 +132,10 @@ def _timing(started: float, trials: Sequence[TrialDir]) -> Timing:
     attempts = [trial.attempt(1) for trial in trials]
     first_steps, ends, begins = [], [], []
     for attempt in attempts:
-        [epoch] = attempt.read_metrics()
+        epochs = attempt.read_metrics()
+        if len(epochs) != 1:
+            raise RuntimeError(f"{attempt.path} ended otherwise: {attempt.read_end_record()}\n{attempt.log_tail()}")
+        [epoch] = epochs
         first_steps.append((attempt.path / "metrics.jsonl").stat().st_mtime - epoch.wall_s + epoch.first_batch_s)
         ends.append((attempt.path / "result.json").stat().st_mtime)
         begins.append((attempt.path / "begun").stat().st_mtime)
