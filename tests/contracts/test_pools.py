@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,9 +154,8 @@ def test_a_worker_is_not_idle_before_the_end_of_its_attempt_was_taken(work):
     work.pool.start(request := work.request(7, TRAINS), worker)
     wait_until(lambda: attempt_of(request).read_end_record() is not None, WITHIN_S)
 
-    for _ in range(20):
-        assert worker not in work.pool.idle_workers()
-        time.sleep(0.1)
+    with pytest.raises(TimeoutError):
+        wait_until(lambda: worker in work.pool.idle_workers(), 2.0)
     work.end()
 
     assert worker in work.pool.idle_workers()
