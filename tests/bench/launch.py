@@ -74,7 +74,7 @@ def measure_sixteen_ranks() -> list[Row]:
         with tempfile.TemporaryDirectory() as folder, Sandbox.start(SandboxShape(4, gpus_per_node=4)) as sandbox:
             for stay in (True, False):
                 size = {"nodes": 4, "ranks_per_node": 4, "gpus_per_node": 4, "global_batch_size": 16}
-                patience = {"rendezvous_timeout_s": 600, "stall_s": 600}
+                patience = {"rendezvous_timeout_s": 600, "stall_s": 600, "horovod_stall_s": 240}
                 study = SlurmStudy(
                     sandbox,
                     Path(folder),

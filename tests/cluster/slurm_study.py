@@ -74,7 +74,7 @@ PYTHONPATH = "{pythonpath}"
 HOLD_DIR = "{folder}"
 HOLD_AT_READ = "{hold_at_read}"
 HOROVOD_STALL_CHECK_TIME_SECONDS = "5"
-HOROVOD_STALL_SHUTDOWN_TIME_SECONDS = "10"
+HOROVOD_STALL_SHUTDOWN_TIME_SECONDS = "{horovod_stall_s}"
 SWITCHYARD_WATCHDOG_LIMIT_S = "{stall_s}"
 
 [slurm]
@@ -114,6 +114,7 @@ class SlurmStudy:
     hold_at_read: int = 0
     """Batch before which each rank of each attempt waits until it is told to go, counted from 1; 0: none does."""
     stall_s: int = 120
+    horovod_stall_s: int = 10
     rendezvous_timeout_s: int = 60
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
