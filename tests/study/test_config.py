@@ -66,7 +66,7 @@ def test_an_unknown_option_of_a_component_is_refused_and_those_that_it_takes_are
     message = refusal(config_path, "model.depth=3")
 
     assert "takes no option depth" in message
-    assert "batch_norm_momentum, blocks, normalisation, width" in message
+    assert "batch_norm_momentum, blocks, dropout_rate, normalisation, width" in message
 
 
 def test_an_unknown_option_is_refused_when_it_is_sampled_too(config_path):
