@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 from cluster.attempt import Runner, StopSignal
 from storage.protocol.records import ComponentSpec, EpochMetrics, TrialSpec
 from tests.bench.table import Row
@@ -15,6 +17,8 @@ from tests.trainers.tiny_trial import open_attempt, tiny_spec
 
 _ROUNDS = 3
 _TRIALS = 4
+_FEW, _MANY = 3, 50
+"""Trials after which the memory is read."""
 
 
 def measure_turnover() -> list[Row]:
@@ -27,13 +31,46 @@ def measure_turnover() -> list[Row]:
     print(f"turnover: fresh ranks {median(fresh):.2f} s, ranks that stayed {median(staying):.2f} s")
     case = f"local, 2 ranks, {_ROUNDS} x {_TRIALS} trials"
     ratio = median(fresh) / median(staying)
-    return [Row("trial's end to next one's first step: fresh ranks / ranks that stayed", case, ratio, ">= 8")]
+    return [
+        Row("trial's end to next one's first step: fresh ranks / ranks that stayed", case, ratio, ">= 8"),
+        *_measure_memory(),
+    ]
 
 
-def _run_trials(folder: Path, *, ranks_stay: bool) -> list[float]:
-    """Seconds between each trial and the next."""
+def _measure_memory() -> list[Row]:
+    """Resident memory of an allocation's processes after many trials over that after a few."""
+    memory: dict[int, list[int]] = {}
+
+    def note(number: int) -> None:
+        memory[number + 1] = _resident_bytes()
+
+    with tempfile.TemporaryDirectory() as folder:
+        _run_trials(Path(folder), ranks_stay=True, trials=_MANY, then=note)
+    (runner, *children), (runner_at_first, *children_at_first) = memory[_MANY], memory[_FEW]
+    print(f"memory in MiB after {_FEW} and {_MANY} trials: {_mib(memory[_FEW])}, {_mib(memory[_MANY])}")
+    case = f"local, 2 ranks, after {_MANY} trials / after {_FEW}"
+    return [
+        Row("memory of the runner", case, runner / runner_at_first, "<= 1.1"),
+        Row("memory of supervisor, launcher and ranks", case, sum(children) / sum(children_at_first), "<= 1.1"),
+    ]
+
+
+def _resident_bytes() -> list[int]:
+    """Of this process, which is the runner, and of each of its descendants."""
+    runner = psutil.Process()
+    return [process.memory_info().rss for process in (runner, *runner.children(recursive=True))]
+
+
+def _mib(sizes: list[int]) -> list[int]:
+    return [size // 2**20 for size in sizes]
+
+
+def _run_trials(
+    folder: Path, *, ranks_stay: bool, trials: int = _TRIALS, then: Callable[[int], None] = lambda number: None
+) -> list[float]:
+    """Seconds between each trial and the next; `then` is called after each, with its number."""
     runner, ended_s, between = Runner(), 0.0, []
-    for number in range(_TRIALS):
+    for number in range(trials):
         request = open_attempt(folder / str(number), _spec(number), ranks_stay=ranks_stay)
         stepped: list[float] = []
         end = runner.run(request, _note_first_step(stepped), StopSignal())
@@ -42,6 +79,7 @@ def _run_trials(folder: Path, *, ranks_stay: bool) -> list[float]:
         if number > 0:
             between.append(stepped[0] - ended_s)
         ended_s = time.monotonic()
+        then(number)
     runner.close()
     return between
 

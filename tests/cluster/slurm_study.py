@@ -17,6 +17,7 @@ import psutil
 
 from cluster.sandbox import Sandbox
 from storage.protocol.trial_dir import TrialDir
+from tests.ranks_form import RANKS_STAY
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -110,7 +111,7 @@ class SlurmStudy:
     driver_interface: str = "lo"
     death_timeout_s: int = 20
     pending_notice_s: int = 600
-    resident_ranks: bool = True
+    resident_ranks: bool = RANKS_STAY
     hold_at_read: int = 0
     """Batch before which each rank of each attempt waits until it is told to go, counted from 1; 0: none does."""
     stall_s: int = 120

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.ranks_form import RANKS_STAY
+
 CONFIG = """
 [study]
 name = "small"
@@ -51,5 +53,6 @@ def write_site(folder: Path, ranks: int = 1, grace_s: int = 20) -> Path:
     path = folder / "here.toml"
     path.write_text(
         f'launcher = "mpirun"\nranks_per_node = {ranks}\nmax_concurrent_trials = 1\ncheckpoint_grace_s = {grace_s}\n'
+        f"resident_ranks = {str(RANKS_STAY).lower()}\n"
     )
     return path
