@@ -33,7 +33,8 @@ def test_every_config_that_comes_along_loads(path):
         (
             "training.epoch=3",
             "training.epoch",
-            "epochs, loader_batch_size, patience, checkpoint_every_epochs, accumulation_steps, precision, jit, deterministic",
+            "epochs, loader_batch_size, patience, checkpoint_every_epochs, accumulation_steps, precision, jit, "
+            "deterministic",
         ),
         ("modle.name=x", "modle", "study, training, model, dataset, task, optimizer, batch_policy, search_space"),
         ("search_space.optimiser.x.low=1", "search_space.optimiser", "model, dataset, task, optimizer, batch_policy"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +70,9 @@ def test_the_scores_of_classes_are_those_of_the_epoch_that_counts(unsteady):
 
 def test_the_best_network_outlives_an_interruption(unsteady, tmp_path):
     last_epoch = (UNSTEADY.epochs - 1) * READS_PER_EPOCH + 2
-    request = open_attempt(tmp_path / "trial", UNSTEADY, hold_at_read=last_epoch)
-    run = Run(request)
-    held_ranks(request)
-    run.stop.request(Outcome.PAUSED)
-    release_ranks(request)
+    run = Run(open_attempt(tmp_path / "trial", UNSTEADY, hold_at_read=last_epoch))
+    os.kill(held_ranks(run.request)[1], signal.SIGTERM)
+    release_ranks(run.request)
     paused = run.end()
     assert paused.result.outcome is Outcome.PAUSED, paused
 
