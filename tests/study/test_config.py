@@ -29,7 +29,11 @@ def test_every_config_that_comes_along_loads(path):
 @pytest.mark.parametrize(
     ("override", "key", "valid"),
     [
-        ("study.trails=3", "study.trails", "name, trials, objective, objective_epoch, sampler, seed, storage, runs_dir"),
+        (
+            "study.trails=3",
+            "study.trails",
+            "name, trials, objective, objective_epoch, sampler, seed, storage, runs_dir",
+        ),
         (
             "training.epoch=3",
             "training.epoch",
