@@ -12,7 +12,7 @@ from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
 from storage.protocol.records import SCORES, ComponentSpec, ObjectiveEpoch, Precision
 from study import catalog
-from study.search_space import PARAMETER_TYPES, SearchSpace
+from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
 
@@ -31,13 +31,20 @@ class StudySettings(_Table):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Of the study in the database, and of its folder under runs_dir."""
     trials: int = Field(ge=1)
-    """In all, those of earlier runs included."""
+    """Configurations in all, those of earlier runs included; one trial each, if repeats does not say otherwise."""
+    repeats: int = Field(default=1, ge=1)
+    """Trials of each configuration, one after the other, each with a seed of its own."""
     objective: Literal[SCORES] = "f1_micro"  # type: ignore[valid-type]  # the names are in one place
     """Validation score, maximised."""
     objective_epoch: ObjectiveEpoch = ObjectiveEpoch.LAST
     """The epoch whose score is a trial's value and whose weights are its network: the last one or the best one. The
     best of many scores is chosen by the validation split, and lies above what a test split would give."""
     sampler: str = "random"
+    configurations: tuple[dict[str, Scalar], ...] = ()
+    """Values of all sampled parameters, taken in turn and over again in place of the sampler's."""
+    test_split: bool = False
+    """Whether each completed trial's network is scored on the test split, too. Only with configurations: where
+    something is searched, the test split would be used to choose."""
     seed: int = Field(default=0, ge=0)
     storage: str | None = None
     """Database URL without password; default: sqlite in the study's folder."""
@@ -49,6 +56,10 @@ class StudySettings(_Table):
     """Attempts after a crash, per trial; interruptions do not count."""
     interruption_retries: int = Field(default=2, ge=0)
     """Interruptions in a row without a further epoch, per trial, before the one that gives it up."""
+
+    @property
+    def total_trials(self) -> int:
+        return self.trials * self.repeats
 
 
 class TrainingSettings(_Table):
@@ -123,7 +134,7 @@ class StudyConfig(_Table):
         }
 
 
-_IDENTITY_OF_STUDY = {"objective", "objective_epoch", "sampler", "seed"}
+_IDENTITY_OF_STUDY = {"objective", "objective_epoch", "sampler", "seed", "repeats", "configurations", "test_split"}
 
 
 def _defaults_of(table: type[BaseModel]) -> dict[str, Any]:
@@ -161,7 +172,27 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
             catalog.check_options(kind, component.name, frozenset(component.options) | frozenset(sampled))
         except catalog.CatalogError as error:
             raise ConfigError(f"{path}: {error}") from error
+    _check_configurations(config, path)
     return config
+
+
+def _check_configurations(config: StudyConfig, path: Path) -> None:
+    if config.study.test_split and not config.study.configurations:
+        raise ConfigError(
+            f"{path}: study.test_split=true in a search would let the test split choose; leave it out: "
+            "study/evaluate.py scores the best configurations on it, once."
+        )
+    parameters = config.search_space.parameters()
+    for number, configuration in enumerate(config.study.configurations):
+        where = f"{path}: study.configurations[{number}]"
+        if wrong := sorted(parameters.keys() ^ configuration.keys()):
+            known = "lacks" if wrong[0] in parameters else "has"
+            raise ConfigError(
+                f"{where} {known} {wrong[0]}; the search space's parameters are {', '.join(sorted(parameters))}."
+            )
+        for name, value in configuration.items():
+            if not parameters[name].holds(value):
+                raise ConfigError(f"{where}: {name}={value!r} is not in the search space: {parameters[name]}.")
 
 
 def _with_task(tables: dict[str, Any]) -> dict[str, Any]:

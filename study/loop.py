@@ -206,7 +206,7 @@ class StudyLoop:
 
     def _find_trials(self) -> None:
         """Trials to fill the slots with: those that an earlier driver left behind, then new ones."""
-        total = self._plan.config.study.trials
+        total = self._plan.config.study.total_trials
         while len(self._training) + len(self._waiting) < self._plan.slots:
             finished, started = self._ledger.counts()
             self._view.progressed(finished, max(total, started))

@@ -73,6 +73,7 @@ class StudyPlan:
             objective=self.config.study.objective,
             objective_epoch=self.config.study.objective_epoch,
             patience=settings.patience,
+            test_split=self.config.study.test_split,
             model=components["model"],
             dataset=components["dataset"],
             task=components["task"],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
+from study.config import StudySettings
 from study.seeds import derive_seed
 
 
@@ -25,8 +26,12 @@ class RandomByTrialNumber(BaseSampler):
     resume, and in every study of the same seed, as the two arms of a comparison need.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, repeats: int = 1) -> None:
+        """
+        Args:
+            repeats: Trials in a row that are one configuration: the same ones, in a row, as without repeats.
+        """
+        self._seed, self._repeats = seed, repeats
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -39,8 +44,67 @@ class RandomByTrialNumber(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        seed = derive_seed(self._seed, trial.number, param_name)
+        seed = derive_seed(self._seed, trial.number // self._repeats, param_name)
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
+
+
+class FixedConfigurations(BaseSampler):
+    """Not a search: the given configurations in turn, over and over."""
+
+    def __init__(self, configurations: Sequence[Mapping[str, Any]]) -> None:
+        self._configurations = configurations
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._configurations[trial.number % len(self._configurations)][param_name]
+
+
+class Repeating(BaseSampler):
+    """Another sampler's configurations, each several times in a row."""
+
+    def __init__(self, sampler: BaseSampler, repeats: int) -> None:
+        self._sampler, self._repeats = sampler, repeats
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {} if self._first(study, trial) else self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {} if self._first(study, trial) else self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        first = self._first(study, trial)
+        if first is not None and param_name in first.params:
+            return first.params[param_name]
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+    def _first(self, study: optuna.Study, trial: FrozenTrial) -> FrozenTrial | None:
+        """The trial whose configuration this one repeats; None if it is the first itself."""
+        number = trial.number - trial.number % self._repeats
+        return None if number == trial.number else study.get_trials(deepcopy=False)[number]
 
 
 def _gp(seed: int) -> BaseSampler:
@@ -73,8 +137,18 @@ def check_sampler(name: str) -> None:
     build_sampler(name, seed=0, finished_trials=0)
 
 
+def sampler_of(settings: StudySettings, finished_trials: int) -> BaseSampler:
+    """What gives a study's trials their parameters; see `build_sampler`."""
+    if settings.configurations:
+        return FixedConfigurations(settings.configurations)
+    if settings.sampler == "random":
+        return RandomByTrialNumber(settings.seed, settings.repeats)
+    sampler = build_sampler(settings.sampler, settings.seed, finished_trials)
+    return sampler if settings.repeats == 1 else Repeating(sampler, settings.repeats)
+
+
 def build_sampler(name: str, seed: int, finished_trials: int) -> BaseSampler:
-    """The sampler of a study.
+    """The sampler of a name.
 
     Args:
         finished_trials: Those of earlier runs: samplers that draw from a sequence would repeat it after a resume, so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -34,6 +35,9 @@ class FloatRange(_Range):
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}{', log' * self.log}"
 
+    def holds(self, value: Scalar) -> bool:
+        return _is_number(value) and self.low <= value <= self.high  # type: ignore[operator]  # a number by then
+
     def suggest(self, trial: optuna.Trial, name: str) -> float:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
@@ -54,6 +58,11 @@ class IntRange(_Range):
     def __str__(self) -> str:
         return f"{self.low} to {self.high}{', log' * self.log}{f', step {self.step}' * (self.step > 1)}"
 
+    def holds(self, value: Scalar) -> bool:
+        if not _is_number(value) or value != int(value):  # type: ignore[arg-type]  # a number by then
+            return False
+        return self.low <= int(value) <= self.high and (int(value) - self.low) % self.step == 0
+
     def suggest(self, trial: optuna.Trial, name: str) -> int:
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
 
@@ -67,8 +76,15 @@ class Choices(BaseModel):
     def __str__(self) -> str:
         return "one of " + ", ".join(map(str, self.choices))
 
+    def holds(self, value: Scalar) -> bool:
+        return any(type(value) is type(choice) and value == choice for choice in self.choices)
+
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         return trial.suggest_categorical(name, self.choices)
+
+
+def _is_number(value: Scalar) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 Parameter = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]

@@ -55,7 +55,7 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
         build_task(spec, len(dataset.class_names))
     sizes = dataset.sizes()
-    for split in (Split.TRAIN, Split.VAL):
+    for split in (Split.TRAIN, Split.VAL, *([Split.TEST] if spec.test_split else [])):
         if sizes.get(split, 0) < spec.world_size:
             raise SpecError(
                 f"the {split} split of {spec.dataset.name} holds {sizes.get(split, 0)} samples; it needs at least one "

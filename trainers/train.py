@@ -17,7 +17,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from storage.protocol.records import ClassScores, EpochMetrics, ObjectiveEpoch, Outcome, TrialResult, TrialSpec
+from storage.protocol.records import (
+    ClassScores,
+    EpochMetrics,
+    ObjectiveEpoch,
+    Outcome,
+    SplitScores,
+    TrialResult,
+    TrialSpec,
+)
 from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
 from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch, plan_parts
@@ -48,6 +56,8 @@ class Training:
     task: Task
     train: SampleSource
     val: SampleSource
+    test: SampleSource | None
+    """None where the specification does not ask for its scores."""
     state: TrainingState
     augmentation_seed: tf.Variable
     part_size: tf.Variable | None
@@ -92,11 +102,12 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
 def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator, before: Training | None) -> Training:
     """Args: before: A trial with the same data."""
     if before is not None:
-        dataset, train, val = before.dataset, before.train, before.val
+        dataset, train, val, test = before.dataset, before.train, before.val, before.test
     else:
         with communicator.rank_zero_first(), values_are_of_the_spec():
             dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
             train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
+            test = dataset.open(Split.TEST) if spec.test_split else None
     with values_are_of_the_spec():
         task = build_task(spec, len(dataset.class_names))
     state = communicator.run_on_all_ranks(lambda: _build_first_state(spec, dataset))
@@ -110,6 +121,7 @@ def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator
         task=task,
         train=train,
         val=val,
+        test=test,
         state=state,
         augmentation_seed=seed,
         part_size=part_size,
@@ -164,7 +176,7 @@ def _build_first_state(spec: TrialSpec, dataset: Dataset) -> TrainingState:
 
 
 def _is_same_data(spec: TrialSpec, before: TrialSpec) -> bool:
-    return (spec.dataset, spec.cache_dir) == (before.dataset, before.cache_dir)
+    return (spec.dataset, spec.cache_dir, spec.test_split) == (before.dataset, before.cache_dir, before.test_split)
 
 
 def _may_share_trace(spec: TrialSpec, before: Training) -> bool:
@@ -311,7 +323,17 @@ def train(
         communicator.broadcast_variables([v.value for v in training.state.network()])
         evaluation = evaluate(training)
     reason = "" if progress.epoch == spec.epochs else f"no better score in {spec.patience} epochs"
-    return replace(ends(Outcome.COMPLETED, reason), counted_epoch=counted_epoch, classes=evaluation.classes)
+    return replace(
+        ends(Outcome.COMPLETED, reason),
+        counted_epoch=counted_epoch,
+        classes=evaluation.classes,
+        test=None if training.test is None else _score_test(training, training.test, evaluation.classes.thresholds),
+    )
+
+
+def _score_test(training: Training, test: SampleSource, thresholds: Sequence[float]) -> SplitScores:
+    evaluation = evaluate(training, test, thresholds)
+    return SplitScores(len(test), evaluation.loss, evaluation.scores, evaluation.classes)
 
 
 def _is_over(spec: TrialSpec, history: Sequence[EpochMetrics]) -> bool:
@@ -373,26 +395,33 @@ class Evaluation:
     classes: ClassScores
 
 
-def evaluate(training: Training) -> Evaluation:
-    """Evaluate the validation set, every sample once; the same on all ranks.
+def evaluate(
+    training: Training, source: SampleSource | None = None, thresholds: Sequence[float] | None = None
+) -> Evaluation:
+    """Evaluate a split, every sample once; the same on all ranks.
+
+    Args:
+        source: None: the validation split.
+        thresholds: One per class, chosen elsewhere; None: those that the task chooses here.
 
     The probabilities of all samples meet on rank 0: an average precision cannot be put together from those of shards.
 
     Raises:
         AgreedError: A sample bears no label or several, and the task is for one.
     """
-    communicator, order = training.communicator, evaluation_order(training)
+    source = training.val if source is None else source
+    communicator, order = training.communicator, evaluation_order(training, source)
     loss_sum = np.zeros(1, np.float64)
     class_count = len(training.dataset.class_names)
     labels_seen, probabilities_seen = [np.empty((0, class_count), bool)], [np.empty((0, class_count), np.float32)]
     batch_size = evaluation_batch_size(len(order), training.spec.loader_batch_size)
-    for samples, labels, count in read_batches(training.val, order, batch_size):
+    for samples, labels, count in read_batches(source, order, batch_size):
         loss, probabilities = training.evaluate_step(samples, labels, tf.constant(count))
         loss_sum += loss.numpy()
         labels_seen.append(labels.numpy()[:count] > 0)
         probabilities_seen.append(probabilities.numpy()[:count])
         communicator.heartbeat()
-    loss = float(communicator.sum(loss_sum)[0]) / len(training.val)
+    loss = float(communicator.sum(loss_sum)[0]) / len(source)
     of_ranks = communicator.gather((np.concatenate(labels_seen), np.concatenate(probabilities_seen)))
 
     def score_all() -> tuple[dict[str, float], ClassScores] | None:
@@ -401,11 +430,11 @@ def evaluate(training: Training) -> Evaluation:
         labels, probabilities = (np.concatenate(parts) for parts in zip(*of_ranks, strict=True))
         if training.task.is_single_label and (labels.sum(axis=1) != 1).any():
             raise DatasetError(
-                f"{training.spec.dataset.name}: a validation sample bears no label or several (up to "
+                f"{training.spec.dataset.name}: a sample to evaluate bears no label or several (up to "
                 f"{labels.sum(axis=1).max()}), and the task {training.spec.task.name} is for one; take multi_label."
             )
-        thresholds = training.task.thresholds(labels, probabilities)
-        return score(labels, probabilities, thresholds, training.dataset.class_names)
+        chosen = training.task.thresholds(labels, probabilities) if thresholds is None else thresholds
+        return score(labels, probabilities, chosen, training.dataset.class_names)
 
     scored = communicator.broadcast(communicator.run_on_all_ranks(score_all))
     return Evaluation(loss, *scored)
@@ -433,7 +462,7 @@ def warm_up(training: Training) -> None:
             training.train_step(*batch, tf.constant(plan.local_batch_size), tf.constant(updates)).numpy()
             training.communicator.heartbeat()
         tried = f"loader_batch_size={loader_batch_size}"
-        batch_size = evaluation_batch_size(len(evaluation_order(training)), loader_batch_size)
+        batch_size = evaluation_batch_size(len(evaluation_order(training, training.val)), loader_batch_size)
         training.evaluate_step(*_zeros(training, batch_size), tf.constant(batch_size))
     except tf.errors.ResourceExhaustedError as error:
         raise BatchTooLargeError(
@@ -471,9 +500,9 @@ def samples_per_rank(training: Training) -> int:
     return len(training.train) // training.spec.world_size
 
 
-def evaluation_order(training: Training) -> NDArray[np.int64]:
-    """What this rank evaluates."""
-    return evaluation_order_of(training.val, training.communicator.rank, training.communicator.world_size)
+def evaluation_order(training: Training, source: SampleSource) -> NDArray[np.int64]:
+    """What this rank evaluates of a split."""
+    return evaluation_order_of(source, training.communicator.rank, training.communicator.world_size)
 
 
 def _words_of(error: tf.errors.ResourceExhaustedError) -> str:

@@ -63,6 +63,8 @@ class TrialRecord:
     classes: dict[str, Any] = field(default_factory=dict)
     """ClassScores."""
     counted_epoch: int | None = None
+    test: dict[str, Any] = field(default_factory=dict)
+    """SplitScores of the test split, where it was asked for."""
     images_per_s_by_batch_size: dict[str, float] = field(default_factory=dict)
     """Mean over the epochs of each global batch size: one entry per phase of the training."""
     epoch_s_by_batch_size: dict[str, float] = field(default_factory=dict)
@@ -116,6 +118,7 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: i
         scores=counted.scores if counted else {},
         classes=to_plain(result.classes) if result is not None and result.classes is not None else {},
         counted_epoch=counted.epoch if counted else None,
+        test=to_plain(result.test) if result is not None and result.test is not None else {},
         images_per_s_by_batch_size=_mean_by_batch_size(epochs, "samples_per_s"),
         epoch_s_by_batch_size=_mean_by_batch_size(epochs, "wall_s"),
         curves={name: [_finite(getattr(metrics, name)) for metrics in epochs] for name in CURVES} if epochs else {},

@@ -90,6 +90,8 @@ class TrialSpec:
     objective_epoch: ObjectiveEpoch = ObjectiveEpoch.LAST
     patience: int | None = None
     """Epochs without a better score after which the training ends; None: it goes on to its last epoch."""
+    test_split: bool = False
+    """Whether the test split is scored, once, with the network of the completed trial."""
     checkpoint_every_epochs: int = 1
     accumulation_steps: int = 1
     """Parts of the largest batch, on each rank, whose gradients are averaged into one update."""
@@ -164,6 +166,18 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
+class SplitScores:
+    """What a completed trial's network scores on a split that had no part in its training or choice."""
+
+    samples: int
+    loss: float
+    scores: dict[str, float]
+    """By the names of SCORES."""
+    classes: ClassScores
+    """With the thresholds that were chosen on the validation split."""
+
+
+@dataclass(frozen=True)
 class CommunicatorReport:
     """What the ranks found out about themselves before epoch 0: nobody has to believe that NCCL was used."""
 
@@ -200,3 +214,5 @@ class TrialResult:
     """Of a completed trial: the epoch whose score is its value; the last one where an older version said nothing."""
     classes: ClassScores | None = None
     """Of the counted epoch."""
+    test: SplitScores | None = None
+    """Where the specification asks for it."""
