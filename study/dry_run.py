@@ -23,7 +23,9 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
     table = Table(title=f"dry run: study {plan.name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("trials", f"{config.study.total_trials} in all, {plan.slots} at once, {config.training.epochs} epochs each")
+    table.add_row(
+        "trials", f"{config.study.total_trials} in all, {plan.slots} at once, {config.training.epochs} epochs each"
+    )
     nodes = f"{layout.nodes} node{'s' * (layout.nodes > 1)}"
     table.add_row("site", f"{plan.site.name}: {nodes} x {layout.ranks_per_node} ranks a trial")
     table.add_row("threads per rank", str(layout.cpus_per_rank))

@@ -27,6 +27,8 @@ from study.search_space import Choices
 _ROOT = Path(__file__).resolve().parent.parent
 _TRAINERS = _ROOT / "trainers"
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# Of a specification: what makes no difference to model, optimizer, data set and step.
+_NOT_BUILT = ("seed", "epochs", "objective", "objective_epoch", "patience", "test_split")
 # TensorFlow's start on a busy login node, the decoding of a data set that no trial has used yet, and a step.
 _WITHIN_S = 3600
 
@@ -89,8 +91,8 @@ def _memory_of_a_rank(plan: StudyPlan) -> float | None:
 
 
 def _fingerprint(trial: TrialDir) -> str:
-    """Of the configuration and of the trainer's code."""
-    spec = json.loads((trial.path / "spec.json").read_text()) | {"seed": 0}
+    """Of what is built, and of the trainer's code."""
+    spec = json.loads((trial.path / "spec.json").read_text()) | dict.fromkeys(_NOT_BUILT)
     digest = hashlib.sha256(spec_sha256(json.dumps(spec)).encode())
     for path in sorted(_TRAINERS.rglob("*.py")):
         digest.update(path.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -36,7 +35,7 @@ class FloatRange(_Range):
         return f"{self.low:g} to {self.high:g}{', log' * self.log}"
 
     def holds(self, value: Scalar) -> bool:
-        return _is_number(value) and self.low <= value <= self.high  # type: ignore[operator]  # a number by then
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def suggest(self, trial: optuna.Trial, name: str) -> float:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
@@ -59,9 +58,7 @@ class IntRange(_Range):
         return f"{self.low} to {self.high}{', log' * self.log}{f', step {self.step}' * (self.step > 1)}"
 
     def holds(self, value: Scalar) -> bool:
-        if not _is_number(value) or value != int(value):  # type: ignore[arg-type]  # a number by then
-            return False
-        return self.low <= int(value) <= self.high and (int(value) - self.low) % self.step == 0
+        return type(value) is int and value in range(self.low, self.high + 1, self.step)
 
     def suggest(self, trial: optuna.Trial, name: str) -> int:
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
@@ -81,10 +78,6 @@ class Choices(BaseModel):
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         return trial.suggest_categorical(name, self.choices)
-
-
-def _is_number(value: Scalar) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 Parameter = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
