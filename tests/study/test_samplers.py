@@ -9,7 +9,8 @@ import sys
 import optuna
 import pytest
 
-from study.samplers import RandomByTrialNumber, SamplerError, build_sampler, check_sampler
+from study.config import StudySettings
+from study.samplers import RandomByTrialNumber, SamplerError, build_sampler, check_sampler, sampler_of
 from study.search_space import SearchSpace
 from study.seeds import derive_seed
 from tests.architecture.sources import REPOSITORY
@@ -127,3 +128,35 @@ def test_a_sampler_whose_package_is_missing_is_refused_before_there_is_a_study(m
 
     with pytest.raises(SamplerError, match="'gp' needs PyTorch"):
         check_sampler("gp")
+
+
+def sample_by(count: int, **settings: object) -> list[dict]:
+    """The first configurations of a study with these settings, by a driver that is replaced after each trial."""
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    chosen = StudySettings.model_validate({"name": "s", "trials": count, "seed": SEED, **settings})
+    configurations = []
+    for number in range(count):
+        study.sampler = sampler_of(chosen, finished_trials=number)
+        trial = study.ask()
+        configurations.append(space().sample(trial))
+        study.tell(trial, 0.1 * number)
+    return configurations
+
+
+def test_each_configuration_of_a_random_search_is_repeated_as_it_would_have_come_alone():
+    assert sample_by(9, repeats=3) == [configuration for configuration in sample(3) for _ in range(3)]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc", "nsgaii"])
+def test_each_configuration_of_another_sampler_is_repeated(sampler):
+    configurations = sample_by(24, sampler=sampler, repeats=2)
+
+    assert configurations[0::2] == configurations[1::2]
+    assert len({tuple(configuration.values()) for configuration in configurations}) == 12
+
+
+def test_given_configurations_come_in_turn():
+    first, second = sample(2)
+
+    assert sample_by(5, configurations=[first, second]) == [first, second, first, second, first]
