@@ -12,7 +12,13 @@ from pathlib import Path
 
 _TRAINERS = Path(__file__).resolve().parent.parent / "trainers"
 
-KINDS = {"model": "models", "dataset": "datasets", "optimizer": "optimizers", "batch_policy": "batch_policies"}
+KINDS = {
+    "model": "models",
+    "dataset": "datasets",
+    "task": "tasks",
+    "optimizer": "optimizers",
+    "batch_policy": "batch_policies",
+}
 """From a component's table in a config to its folder under trainers/."""
 
 
@@ -69,14 +75,31 @@ def check_options(kind: str, name: str, given: frozenset[str]) -> None:
         )
 
 
+def default_task(dataset: str) -> str:
+    """The task that a data set names in its file, as `TASK = "single_label"`; multi_label where it names none.
+
+    Raises:
+        CatalogError: There is no data set of this name.
+    """
+    options_of("dataset", dataset)
+    for node in _parse(_TRAINERS / KINDS["dataset"] / f"{dataset}.py").body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="TASK")], value=ast.Constant(value=str() as task)):
+                return task
+    return "multi_label"
+
+
 @cache
-def _read_options(path: Path) -> Options:
+def _parse(path: Path) -> ast.Module:
     try:
-        module = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (SyntaxError, ValueError) as error:
         place = f"{path}, line {error.lineno}" if isinstance(error, SyntaxError) else str(path)
         raise CatalogError(f"{place}: this is not Python: {error}.") from error
-    for node in module.body:
+
+
+def _read_options(path: Path) -> Options:
+    for node in _parse(path).body:
         if isinstance(node, ast.FunctionDef) and node.name == "build":
             pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             defaults = {argument.arg: default is not None for argument, default in pairs}

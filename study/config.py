@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
-from storage.protocol.records import ComponentSpec, Precision
+from storage.protocol.records import SCORES, ComponentSpec, ObjectiveEpoch, Precision
 from study import catalog
 from study.search_space import PARAMETER_TYPES, SearchSpace
 
@@ -32,8 +32,11 @@ class StudySettings(_Table):
     """Of the study in the database, and of its folder under runs_dir."""
     trials: int = Field(ge=1)
     """In all, those of earlier runs included."""
-    objective: Literal["f1_micro", "f1_macro"] = "f1_micro"
-    """Validation score of the last epoch, maximised."""
+    objective: Literal[SCORES] = "f1_micro"  # type: ignore[valid-type]  # the names are in one place
+    """Validation score, maximised."""
+    objective_epoch: ObjectiveEpoch = ObjectiveEpoch.LAST
+    """The epoch whose score is a trial's value and whose weights are its network: the last one or the best one. The
+    best of many scores is chosen by the validation split, and lies above what a test split would give."""
     sampler: str = "random"
     seed: int = Field(default=0, ge=0)
     storage: str | None = None
@@ -54,6 +57,8 @@ class TrainingSettings(_Table):
     epochs: int = Field(ge=1)
     loader_batch_size: int = Field(ge=1)
     """Samples per rank that the input pipeline hands over at once."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better score of the objective after which a trial ends; without it, the last one ends it."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
     accumulation_steps: int = Field(default=1, ge=1)
     """Parts into which each rank cuts its largest batch, for one that does not fit into its memory: their gradients are
@@ -85,6 +90,8 @@ class StudyConfig(_Table):
     training: TrainingSettings
     model: Component
     dataset: Component
+    task: Component
+    """By default the one that the data set names."""
     optimizer: Component
     batch_policy: Component
     search_space: SearchSpace
@@ -101,17 +108,22 @@ class StudyConfig(_Table):
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""
-        study = self.study.model_dump(include=_IDENTITY_OF_STUDY)
+        study = self.study.model_dump(mode="json", include=_IDENTITY_OF_STUDY)
         rest = self.model_dump(mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}})
         return {"study": study, **rest}
 
     @classmethod
     def identity_defaults(cls) -> dict[str, Any]:
         """The defaults of what `identity` gives: the values of studies that are older than a key."""
-        return {"study": _defaults_of(StudySettings), "training": _defaults_of(TrainingSettings)}
+        return {
+            "study": _defaults_of(StudySettings),
+            "training": _defaults_of(TrainingSettings),
+            # The only task there was.
+            "task": {"name": "multi_label"},
+        }
 
 
-_IDENTITY_OF_STUDY = {"objective", "sampler", "seed"}
+_IDENTITY_OF_STUDY = {"objective", "objective_epoch", "sampler", "seed"}
 
 
 def _defaults_of(table: type[BaseModel]) -> dict[str, Any]:
@@ -133,9 +145,11 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
         raise ConfigError(f"--set {error}") from error
     try:
         check_tables(tables)
-        config = StudyConfig.model_validate(tables)
+        config = StudyConfig.model_validate(_with_task(tables))
     except TablesError as error:
         raise ConfigError(f"{path}: {error}.") from error
+    except catalog.CatalogError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: " + "\n  ".join(_describe(e) for e in error.errors())) from error
     for kind in catalog.KINDS:
@@ -148,6 +162,14 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
         except catalog.CatalogError as error:
             raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def _with_task(tables: dict[str, Any]) -> dict[str, Any]:
+    """With the data set's own task where the config names none. What is wrong with a table, validation says."""
+    dataset, task = tables.get("dataset"), tables.get("task", {})
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str) or not isinstance(task, dict):
+        return tables
+    return {**tables, "task": {"name": catalog.default_task(dataset["name"]), **task}}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Ledger:
 
     Args:
         search_space: What a trial samples.
-        objective: Field of EpochMetrics that is a trial's value.
+        objective: Of SCORES: what is stored of each epoch as the trial's intermediate value.
         notice: Told what a person should know while the database is waited for.
         is_hurried: Whether a person wants an end, which no waiting should delay.
         pause: Waits for so many seconds, or less when `is_hurried` becomes true.
@@ -132,7 +132,7 @@ class Ledger:
 
     def record_epoch(self, number: int, metrics: EpochMetrics) -> None:
         """Store the epoch's objective as the trial's intermediate value, over an earlier attempt's."""
-        value = getattr(metrics, self._objective)
+        value = metrics.score(self._objective)
         self._write_to_trial(
             number, lambda: self._storage.set_trial_intermediate_value(self._id(number), metrics.epoch, value)
         )
@@ -156,7 +156,7 @@ class Ledger:
         # Once more from the files: what a runner told may have been lost on the way, a line on disk is not.
         stored = self.with_retries(lambda: self._storage.get_trial(self._id(number)).intermediate_values)
         for metrics in epochs:
-            if stored.get(metrics.epoch) != getattr(metrics, self._objective):
+            if stored.get(metrics.epoch) != metrics.score(self._objective):
                 self.record_epoch(number, metrics)
         self.record_attempts(number, ends)
         self._set_attributes(number, schema.trial_record(tell.outcome, tell.reason, ends, nodes).attributes())

@@ -52,7 +52,10 @@ class StudyPlan:
 
     def spec(self, number: int, sampled: dict[str, Any], study_uuid: str) -> TrialSpec:
         """What the ranks of a trial are told to train."""
-        settings, components = self.config.training, self.config.component_specs(sampled)
+        settings = self.config.training
+        components = {
+            kind: _with_absolute_path(component) for kind, component in self.config.component_specs(sampled).items()
+        }
         return TrialSpec(
             study_name=self.name,
             study_uuid=study_uuid,
@@ -67,7 +70,14 @@ class StudyPlan:
             precision=settings.precision,
             jit=settings.jit,
             deterministic=settings.deterministic,
-            **{kind: _with_absolute_path(component) for kind, component in components.items()},
+            objective=self.config.study.objective,
+            objective_epoch=self.config.study.objective_epoch,
+            patience=settings.patience,
+            model=components["model"],
+            dataset=components["dataset"],
+            task=components["task"],
+            optimizer=components["optimizer"],
+            batch_policy=components["batch_policy"],
         )
 
     def request(self, trial_number: int, attempt_number: int, time_left_s: float) -> AttemptRequest:

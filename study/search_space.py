@@ -82,6 +82,7 @@ class SearchSpace(BaseModel):
 
     model: dict[str, Parameter] = {}
     dataset: dict[str, Parameter] = {}
+    task: dict[str, Parameter] = {}
     optimizer: dict[str, Parameter] = {}
     batch_policy: dict[str, Parameter] = {}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from storage.protocol.attempts import AttemptEnd, Failure, merge_epochs
+from storage.protocol.attempts import AttemptEnd, Failure, counted_epoch, merge_epochs
 from storage.protocol.records import Outcome, TrialResult
 
 MAX_PAUSES_WITHOUT_PROGRESS = 5
@@ -49,7 +49,7 @@ def next_transition(
     """Decide by all attempts of a trial that count, oldest first; the last one has just ended.
 
     Args:
-        objective: Field of EpochMetrics that is the trial's value, taken from the last epoch.
+        objective: Of SCORES: the trial's value, of the epoch that its ranks say counts.
         crash_retries: Attempts granted after crashes.
         interruption_retries: Attempts granted after interruptions in a row. An interruption is nobody's fault and costs
             the trial nothing, as long as the trial gets anywhere between two.
@@ -98,7 +98,7 @@ def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: st
         case Outcome.PRUNED:
             return Tell(TrialState.PRUNED, None, result.outcome, result.reason)
         case Outcome.COMPLETED:
-            return Tell(TrialState.COMPLETE, getattr(merge_epochs(ends)[-1], objective), result.outcome)
+            return Tell(TrialState.COMPLETE, counted_epoch(ends).score(objective), result.outcome)
 
 
 def _unless_its_epochs_are_lost(ends: Sequence[AttemptEnd]) -> AttemptEnd:

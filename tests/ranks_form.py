@@ -1,4 +1,4 @@
-"""In which of their two forms the tests' studies run: `FRESH_RANKS=1 make test ARGS=tests/cluster` for the other one."""
+"""In which of their two forms the studies of the tests run. `FRESH_RANKS=1 make test ARGS=tests/cluster`: the other."""
 
 from __future__ import annotations
 

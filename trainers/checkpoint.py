@@ -90,6 +90,16 @@ class TrainingState:
     def random_states(self) -> list[keras.Variable]:
         return [v for v in self.model.non_trainable_variables if "float" not in v.dtype]
 
+    def network(self) -> list[keras.Variable]:
+        """What a prediction depends on."""
+        return [*self.model.trainable_variables, *self.moving_statistics()]
+
+    def copy_network(self) -> Arrays:
+        return [value.copy() for value in _values(self.network())]
+
+    def assign_network(self, values: Arrays) -> None:
+        _assign(self.network(), values)
+
     def copy(self) -> Arrays:
         return _values([*self.shared(), *self.per_rank()])
 
@@ -98,9 +108,18 @@ class TrainingState:
 
 
 def save(
-    attempt: AttemptDir, owner: CheckpointOwner, state: TrainingState, progress: Progress, communicator: Communicator
+    attempt: AttemptDir,
+    owner: CheckpointOwner,
+    state: TrainingState,
+    progress: Progress,
+    communicator: Communicator,
+    best: Arrays | None = None,
 ) -> None:
     """Write the attempt's checkpoint on rank 0. All ranks call it.
+
+    Args:
+        best: The network of the best epoch of the history, on rank 0, where that is not simply the state's: in the same
+            file, so that both are of one history.
 
     Raises:
         OSError: The file cannot be written; the checkpoint before it stays.
@@ -110,6 +129,7 @@ def save(
         return
     arrays = {f"shared/{i:05d}": value for i, value in enumerate(_values(state.shared()))}
     arrays |= {f"per_rank/{i:05d}": np.stack(values) for i, values in enumerate(zip(*per_rank, strict=True))}
+    arrays |= {f"best/{i:05d}": value for i, value in enumerate(best or [])}
     arrays["progress"] = np.array(json.dumps(to_plain(progress)))
     arrays["owner"] = np.array(json.dumps({**to_plain(owner), "attempt": attempt.number}))
     content = io.BytesIO()
@@ -121,9 +141,9 @@ def save(
 
 def load(
     attempt: AttemptDir, owner: CheckpointOwner, state: TrainingState, communicator: Communicator
-) -> Progress | None:
-    """Restore the trial's newest checkpoint on all ranks; None if there is none. Only rank 0 reads files, so all see
-    the same.
+) -> tuple[Progress, Arrays | None] | None:
+    """Restore the trial's newest checkpoint on all ranks; gives the progress and the best epoch's network, or None if
+    there is no checkpoint. Only rank 0 reads files, so all see the same.
 
     Raises:
         AgreedError: The newest checkpoint is not one of this trial.
@@ -164,13 +184,16 @@ def _read_newest(trial: TrialDir) -> tuple[Path, bytes] | None:
     return None
 
 
-def _restore(content: bytes, path: Path, owner: CheckpointOwner, state: TrainingState, rank: int) -> Progress:
+def _restore(
+    content: bytes, path: Path, owner: CheckpointOwner, state: TrainingState, rank: int
+) -> tuple[Progress, Arrays | None]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             written = json.loads(str(arrays["owner"]))
             _require_owner(CheckpointOwner(written["study_uuid"], written["spec_sha256"]), owner, path)
             shared = [arrays[name] for name in sorted(arrays.files) if name.startswith("shared/")]
             per_rank = [arrays[name] for name in sorted(arrays.files) if name.startswith("per_rank/")]
+            best = [arrays[name] for name in sorted(arrays.files) if name.startswith("best/")]
             progress = from_plain(Progress, json.loads(str(arrays["progress"])), ignore_unknown=True)
         loss_sum, *values = [of_all_ranks[rank] for of_all_ranks in per_rank]
         _assign(state.shared(), shared)
@@ -182,7 +205,7 @@ def _restore(content: bytes, path: Path, owner: CheckpointOwner, state: Training
             f"{path} is not a checkpoint of this trial ({error}); remove it to start over."
         ) from error
     progress.loss_sum = float(loss_sum)
-    return progress
+    return progress, best or None
 
 
 def _require_owner(found: CheckpointOwner, owner: CheckpointOwner, path: Path) -> None:

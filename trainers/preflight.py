@@ -27,6 +27,7 @@ from trainers.datasets import Dataset, DatasetError, Split, read_samples
 from trainers.faults import SpecError, values_are_of_the_spec
 from trainers.lean_imports import import_tensorflow
 from trainers.onednn import overflowing_convolutions
+from trainers.tasks import build_task
 
 if TYPE_CHECKING:
     import keras
@@ -52,6 +53,7 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
         plans = [plan_batch(size, spec.world_size, spec.loader_batch_size) for size in policy.global_batch_sizes]
         plan_parts([plan.local_batch_size for plan in plans], spec.accumulation_steps)
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
+        build_task(spec, len(dataset.class_names))
     sizes = dataset.sizes()
     for split in (Split.TRAIN, Split.VAL):
         if sizes.get(split, 0) < spec.world_size:
@@ -117,7 +119,8 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
     _check_convolutions(state.model, spec.model.name)
     _check_outputs(state.model, images, (len(labels), len(dataset.class_names)), spec.model.name)
     seed = tf.Variable([spec.seed, 0], trainable=False, dtype=tf.int64)
-    step = compile_train_step(state.model, state.optimizer, dataset, _OneRank(), seed, jit=spec.jit)
+    task = build_task(spec, len(dataset.class_names))
+    step = compile_train_step(state.model, state.optimizer, dataset, task, _OneRank(), seed, jit=spec.jit)
     step(samples, labels, tf.constant(len(labels)), tf.constant(1)).numpy()
 
 

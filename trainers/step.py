@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from trainers.datasets import AugmentedDataset, Dataset
+from trainers.tasks import Task
 
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 EvaluateStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -24,6 +25,7 @@ def compile_train_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     dataset: Dataset,
+    task: Task,
     communicator: GradientAverager,
     augmentation_seed: tf.Variable,
     part_size: tf.Variable | None = None,
@@ -49,7 +51,7 @@ def compile_train_step(
     def loss_and_gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
-            loss = tf.reduce_mean(_losses(logits, labels))
+            loss = tf.reduce_mean(task.losses(logits, labels))
         return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
 
     if jit:
@@ -105,11 +107,10 @@ def compile_train_step(
     return train_on_loader_batch
 
 
-def compile_evaluate_step(model: keras.Model, dataset: Dataset) -> EvaluateStep:
-    """(samples, labels, count) -> sum of the samples' losses, and int64 [3, classes] true positives, false positives
-    and false negatives at a probability of 0.5.
+def compile_evaluate_step(model: keras.Model, dataset: Dataset, task: Task) -> EvaluateStep:
+    """(samples, labels, count) -> sum of the samples' losses, and the classes' probabilities: float32 [n, classes].
 
-    count: int32 scalar; the rows behind so many are padding and count as nothing.
+    count: int32 scalar; the rows behind so many are padding and count as nothing in the sum.
     """
 
     @tf.function(
@@ -122,19 +123,8 @@ def compile_evaluate_step(model: keras.Model, dataset: Dataset) -> EvaluateStep:
     def evaluate_batch(samples: tf.Tensor, labels: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         is_sample = tf.range(tf.shape(labels)[0]) < count
         logits = model(dataset.to_model_input(samples), training=False)
-        predicted = logits > 0.0
-        actual = labels > 0
-        hits = [predicted & actual, predicted & ~actual, ~predicted & actual]
-        counts = tf.stack([tf.reduce_sum(tf.cast(hit & is_sample[:, None], tf.int64), axis=0) for hit in hits])
         # Chosen, not multiplied by 0: a loss of padding may be infinite.
-        losses = tf.where(is_sample, _losses(logits, labels), 0.0)
-        return tf.reduce_sum(losses), counts
+        losses = tf.where(is_sample, task.losses(logits, labels), 0.0)
+        return tf.reduce_sum(losses), task.probabilities(logits)
 
     return evaluate_batch
-
-
-def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Of each sample its sigmoid cross-entropy, averaged over the classes: float32 [n]."""
-    logits = tf.cast(logits, tf.float32)
-    entropies = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
-    return tf.reduce_mean(entropies, axis=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,20 +17,21 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSpec
+from storage.protocol.records import ClassScores, EpochMetrics, ObjectiveEpoch, Outcome, TrialResult, TrialSpec
 from storage.protocol.trial_dir import AttemptDir
 from trainers import checkpoint, components
 from trainers.batch_plan import BatchPlan, evaluation_batch_size, plan_batch, plan_parts
 from trainers.batch_policies import BatchPolicy
 from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
-from trainers.datasets import Dataset, SampleSource, Split
+from trainers.datasets import Dataset, DatasetError, SampleSource, Split
 from trainers.demand import Demand, Demands
 from trainers.faults import BatchTooLargeError, values_are_of_the_spec
 from trainers.loader import evaluation_order_of, read_batches, training_order_of
-from trainers.metrics import ClassCounts
+from trainers.metrics import best_epoch, score
 from trainers.model_graph import are_same_but_for_rates, exchange_layers, rates_of_dropout, set_rates_of_dropout
 from trainers.precision import set_precision
 from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
+from trainers.tasks import Task, build_task
 
 if TYPE_CHECKING:
     from trainers.communicator import Communicator
@@ -44,6 +45,7 @@ class Training:
     communicator: Communicator
     policy: BatchPolicy
     dataset: Dataset
+    task: Task
     train: SampleSource
     val: SampleSource
     state: TrainingState
@@ -95,6 +97,8 @@ def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator
         with communicator.rank_zero_first(), values_are_of_the_spec():
             dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
             train, val = dataset.open(Split.TRAIN), dataset.open(Split.VAL)
+    with values_are_of_the_spec():
+        task = build_task(spec, len(dataset.class_names))
     state = communicator.run_on_all_ranks(lambda: _build_first_state(spec, dataset))
     seed = tf.Variable([0, 0], trainable=False, dtype=tf.int64)
     part_size = tf.Variable(0, trainable=False, dtype=tf.int32) if spec.accumulation_steps > 1 else None
@@ -103,15 +107,16 @@ def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator
         communicator=communicator,
         policy=policy,
         dataset=dataset,
+        task=task,
         train=train,
         val=val,
         state=state,
         augmentation_seed=seed,
         part_size=part_size,
         train_step=compile_train_step(
-            state.model, state.optimizer, dataset, communicator, seed, part_size, jit=spec.jit
+            state.model, state.optimizer, dataset, task, communicator, seed, part_size, jit=spec.jit
         ),
-        evaluate_step=compile_evaluate_step(state.model, dataset),
+        evaluate_step=compile_evaluate_step(state.model, dataset, task),
     )
 
 
@@ -167,6 +172,7 @@ def _may_share_trace(spec: TrialSpec, before: Training) -> bool:
     return (
         spec.model.name == before.spec.model.name
         and spec.optimizer.name == before.spec.optimizer.name
+        and spec.task == before.spec.task
         and (spec.precision, spec.jit) == (before.spec.precision, before.spec.jit)
         and (spec.accumulation_steps > 1) == (before.part_size is not None)
     )
@@ -241,16 +247,17 @@ def train(
     spec, communicator = training.spec, training.communicator
     demands = Demands(attempt, communicator, is_interrupted)
     warm_up(training)
-    progress = checkpoint.load(attempt, owner, training.state, communicator) or Progress()
+    progress, best = checkpoint.load(attempt, owner, training.state, communicator) or (Progress(), None)
+    evaluation: Evaluation | None = None
 
     def save() -> None:
-        checkpoint.save(attempt, owner, training.state, progress, communicator)
+        checkpoint.save(attempt, owner, training.state, progress, communicator, best)
 
     def ends(outcome: Outcome, reason: str = "") -> TrialResult:
         epochs, batches = tuple(progress.history), progress.loader_batches
         return TrialResult(outcome, progress.epoch, reason, epochs, batches, owner.spec_sha256)
 
-    while progress.epoch < spec.epochs:
+    while not _is_over(spec, progress.history):
         started = time.perf_counter()
         epoch, history = progress.epoch, progress.history
         global_batch_size = training.policy.global_batch_size(epoch, history)
@@ -263,14 +270,15 @@ def train(
             return ends(Outcome.PAUSED, "interrupted inside an epoch; the checkpoint holds the place")
 
         communicator.average_variables([v.value for v in training.state.moving_statistics()])
-        val_loss, counts = evaluate(training)
+        evaluation = evaluate(training)
         loss_sum, samples = communicator.sum(np.array([progress.loss_sum, progress.samples], np.float64))
         metrics = EpochMetrics(
             epoch=epoch,
             train_loss=loss_sum / samples,
-            val_loss=val_loss,
-            f1_micro=counts.f1_micro,
-            f1_macro=counts.f1_macro,
+            val_loss=evaluation.loss,
+            f1_micro=evaluation.scores["f1_micro"],
+            f1_macro=evaluation.scores["f1_macro"],
+            scores=evaluation.scores,
             global_batch_size=global_batch_size,
             learning_rate=float(training.state.optimizer.learning_rate),
             updates=progress.updates,
@@ -282,17 +290,41 @@ def train(
         if communicator.is_first:
             report(metrics)
         progress = Progress(history=[*history, metrics])
+        if communicator.is_first and _counted_epoch(spec, progress.history) == epoch:
+            best = training.state.copy_network() if spec.objective_epoch is ObjectiveEpoch.BEST else None
 
         # The validation loss too: the last update of the last epoch shows in no training loss.
         if not math.isfinite(metrics.train_loss + metrics.val_loss):
             return ends(Outcome.DIVERGED, f"the loss of epoch {epoch} is not finite")
         verdict = demands.agree_after_epoch()
-        if verdict or progress.epoch % spec.checkpoint_every_epochs == 0 or progress.epoch == spec.epochs:
+        is_over = _is_over(spec, progress.history)
+        if verdict or progress.epoch % spec.checkpoint_every_epochs == 0 or is_over:
             save()
-        if verdict and progress.epoch < spec.epochs:
+        if verdict and not is_over:
             return ends(verdict, "asked to stop at an epoch's end")
 
-    return ends(Outcome.COMPLETED)
+    counted_epoch = _counted_epoch(spec, progress.history)
+    if evaluation is None or counted_epoch != progress.history[-1].epoch:
+        # This attempt did not evaluate that network, or other ones after it.
+        if best is not None:
+            training.state.assign_network(best)
+        communicator.broadcast_variables([v.value for v in training.state.network()])
+        evaluation = evaluate(training)
+    reason = "" if progress.epoch == spec.epochs else f"no better score in {spec.patience} epochs"
+    return replace(ends(Outcome.COMPLETED, reason), counted_epoch=counted_epoch, classes=evaluation.classes)
+
+
+def _is_over(spec: TrialSpec, history: Sequence[EpochMetrics]) -> bool:
+    """Whether all epochs are done, or as many as its patience in a row without a better score."""
+    if len(history) >= spec.epochs:
+        return True
+    if spec.patience is None or not history:
+        return False
+    return history[-1].epoch - best_epoch(history, spec.objective) >= spec.patience
+
+
+def _counted_epoch(spec: TrialSpec, history: Sequence[EpochMetrics]) -> int:
+    return best_epoch(history, spec.objective) if spec.objective_epoch is ObjectiveEpoch.BEST else history[-1].epoch
 
 
 def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: Callable[[], Demand]) -> None:
@@ -331,18 +363,52 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: 
     progress.train_s = train_s_before + time.perf_counter() - started
 
 
-def evaluate(training: Training) -> tuple[float, ClassCounts]:
-    """Loss and counts over the whole validation set, every sample once, all ranks together."""
+@dataclass(frozen=True)
+class Evaluation:
+    """Of a whole split, by all ranks together."""
+
+    loss: float
+    scores: dict[str, float]
+    """By the names of SCORES."""
+    classes: ClassScores
+
+
+def evaluate(training: Training) -> Evaluation:
+    """Evaluate the validation set, every sample once; the same on all ranks.
+
+    The probabilities of all samples meet on rank 0: an average precision cannot be put together from those of shards.
+
+    Raises:
+        AgreedError: A sample bears no label or several, and the task is for one.
+    """
     communicator, order = training.communicator, evaluation_order(training)
     loss_sum = np.zeros(1, np.float64)
-    counts = np.zeros((3, len(training.dataset.class_names)), np.int64)
+    class_count = len(training.dataset.class_names)
+    labels_seen, probabilities_seen = [np.empty((0, class_count), bool)], [np.empty((0, class_count), np.float32)]
     batch_size = evaluation_batch_size(len(order), training.spec.loader_batch_size)
     for samples, labels, count in read_batches(training.val, order, batch_size):
-        loss, batch_counts = training.evaluate_step(samples, labels, tf.constant(count))
+        loss, probabilities = training.evaluate_step(samples, labels, tf.constant(count))
         loss_sum += loss.numpy()
-        counts += batch_counts.numpy()
+        labels_seen.append(labels.numpy()[:count] > 0)
+        probabilities_seen.append(probabilities.numpy()[:count])
         communicator.heartbeat()
-    return float(communicator.sum(loss_sum)[0]) / len(training.val), ClassCounts(*communicator.sum(counts))
+    loss = float(communicator.sum(loss_sum)[0]) / len(training.val)
+    of_ranks = communicator.gather((np.concatenate(labels_seen), np.concatenate(probabilities_seen)))
+
+    def score_all() -> tuple[dict[str, float], ClassScores] | None:
+        if of_ranks is None:
+            return None
+        labels, probabilities = (np.concatenate(parts) for parts in zip(*of_ranks, strict=True))
+        if training.task.is_single_label and (labels.sum(axis=1) != 1).any():
+            raise DatasetError(
+                f"{training.spec.dataset.name}: a validation sample bears no label or several (up to "
+                f"{labels.sum(axis=1).max()}), and the task {training.spec.task.name} is for one; take multi_label."
+            )
+        thresholds = training.task.thresholds(labels, probabilities)
+        return score(labels, probabilities, thresholds, training.dataset.class_names)
+
+    scored = communicator.broadcast(communicator.run_on_all_ranks(score_all))
+    return Evaluation(loss, *scored)
 
 
 def warm_up(training: Training) -> None:

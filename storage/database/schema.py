@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from storage.protocol.attempts import AttemptEnd, merge_epochs
+from storage.protocol.attempts import AttemptEnd, counted_epoch, merge_epochs
 from storage.protocol.codec import from_plain, to_plain
 from storage.protocol.records import EpochMetrics
 
@@ -25,7 +25,7 @@ SPEC_SHA256 = "spec_sha256"
 ATTEMPTS = "attempts"
 FORGIVEN_ATTEMPTS = "forgiven_attempts"
 _CURVE = "epochs:"
-CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_macro", "samples_per_s", "wall_s")
+CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_micro", "f1_macro", "samples_per_s", "wall_s")
 """Fields of EpochMetrics that are kept for every epoch; the objective is the trial's intermediate value."""
 
 
@@ -57,8 +57,12 @@ class TrialRecord:
     """Of all its attempts, lost ones included."""
     attempt_count: int
     f1_micro: float | None = None
-    """Of the last epoch, on the validation split; as the next one."""
+    """Of the epoch that counts, on the validation split; as the next three."""
     f1_macro: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, Any] = field(default_factory=dict)
+    """ClassScores."""
+    counted_epoch: int | None = None
     images_per_s_by_batch_size: dict[str, float] = field(default_factory=dict)
     """Mean over the epochs of each global batch size: one entry per phase of the training."""
     epoch_s_by_batch_size: dict[str, float] = field(default_factory=dict)
@@ -96,6 +100,7 @@ class TrialRecord:
 def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: int) -> TrialRecord:
     """What is to be stored of a trial that is over. Pure."""
     epochs = merge_epochs(ends)
+    counted, result = counted_epoch(ends) if epochs else None, ends[-1].result if ends else None
     wall_s = sum(end.wall_s for end in ends)
     report = next((end.communicator for end in reversed(ends) if end.communicator is not None), None)
     facts = {} if report is None else to_plain(report)
@@ -106,8 +111,11 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: i
         wall_s=round(wall_s, 3),
         node_hours=round(wall_s * nodes / 3600, 6),
         attempt_count=len(ends),
-        f1_micro=epochs[-1].f1_micro if epochs else None,
-        f1_macro=epochs[-1].f1_macro if epochs else None,
+        f1_micro=counted.f1_micro if counted else None,
+        f1_macro=counted.f1_macro if counted else None,
+        scores=counted.scores if counted else {},
+        classes=to_plain(result.classes) if result is not None and result.classes is not None else {},
+        counted_epoch=counted.epoch if counted else None,
         images_per_s_by_batch_size=_mean_by_batch_size(epochs, "samples_per_s"),
         epoch_s_by_batch_size=_mean_by_batch_size(epochs, "wall_s"),
         curves={name: [_finite(getattr(metrics, name)) for metrics in epochs] for name in CURVES} if epochs else {},

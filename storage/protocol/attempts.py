@@ -152,6 +152,12 @@ class EndRecord:
     wall_s: float
 
 
+def counted_epoch(ends: Sequence[AttemptEnd]) -> EpochMetrics:
+    """The epoch whose score is a completed trial's value."""
+    epochs, result = merge_epochs(ends), ends[-1].result
+    return epochs[-1 if result is None or result.counted_epoch is None else result.counted_epoch]
+
+
 def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
     """The epochs of a trial over its attempts, oldest first; where two trained the same epoch, the later one counts.
 

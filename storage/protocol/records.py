@@ -22,6 +22,33 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+SCORES = (
+    "f1_micro",
+    "f1_macro",
+    "precision_micro",
+    "precision_macro",
+    "recall_micro",
+    "recall_macro",
+    "average_precision_micro",
+    "average_precision_macro",
+    "accuracy",
+    "accuracy_top5",
+)
+"""Names of scores, each in [0, 1] and better when higher, by scikit-learn's definitions.
+
+accuracy is the share of samples whose labels are all right; accuracy_top5 exists where each sample bears one label of
+more than five.
+"""
+
+
+class ObjectiveEpoch(StrEnum):
+    """The epoch whose score is a trial's value and whose weights are its network."""
+
+    LAST = "last"
+    BEST = "best"
+    """The first of those with the highest validation score."""
+
+
 class Outcome(StrEnum):
     """How an attempt ended on purpose. A failure has no outcome: it leaves no result behind."""
 
@@ -33,7 +60,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """A model, dataset, optimizer or batch policy: its file's name under trainers/ and its build options."""
+    """A model, dataset, task, optimizer or batch policy: its file's name under trainers/ and its build options."""
 
     name: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -57,6 +84,12 @@ class TrialSpec:
     batch_policy: ComponentSpec
     cache_dir: str
     """Where decoded data sets are kept, shared by all trials."""
+    task: ComponentSpec = ComponentSpec("multi_label")
+    objective: str = "f1_micro"
+    """Of SCORES: the validation score that says which epoch is the best."""
+    objective_epoch: ObjectiveEpoch = ObjectiveEpoch.LAST
+    patience: int | None = None
+    """Epochs without a better score after which the training ends; None: it goes on to its last epoch."""
     checkpoint_every_epochs: int = 1
     accumulation_steps: int = 1
     """Parts of the largest batch, on each rank, whose gradients are averaged into one update."""
@@ -100,6 +133,34 @@ class EpochMetrics:
     """Duration of the first loader batch, in which a new batch size would pay for its set-up."""
     wall_s: float
     """Duration of the whole epoch, training and evaluation."""
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    """On the validation split, by the names of SCORES; empty in what older versions wrote."""
+
+    def score(self, name: str) -> float:
+        """A validation score.
+
+        Raises:
+            KeyError: It was not measured.
+        """
+        older = {"f1_micro": self.f1_micro, "f1_macro": self.f1_macro}
+        return {**older, **self.scores}[name]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """What was predicted of each class on the validation split: lists with one entry per class."""
+
+    names: list[str]
+    samples: list[int]
+    """That bear its label."""
+    precision: list[float]
+    recall: list[float]
+    f1: list[float]
+    average_precision: list[float]
+    thresholds: list[float]
+    """Probabilities above which it was predicted; empty where the most probable class was."""
+    confusion: list[list[int]]
+    """Where each sample bears one label: samples by true class and predicted class; else empty."""
 
 
 @dataclass(frozen=True)
@@ -135,3 +196,7 @@ class TrialResult:
     """Of the epoch under way, when a pause came inside it."""
     spec_sha256: str = ""
     """Of what was trained, as the ranks read it."""
+    counted_epoch: int | None = None
+    """Of a completed trial: the epoch whose score is its value; the last one where an older version said nothing."""
+    classes: ClassScores | None = None
+    """Of the counted epoch."""

@@ -93,6 +93,6 @@ def _note_first_step(stepped: list[float]) -> Callable[[EpochMetrics], None]:
 
 def _spec(number: int) -> TrialSpec:
     """As in a search: other values of the same options."""
-    options = {"learning_rate": 0.01 * (number + 1), "momentum": 0.1 * (number + 1), "weight_decay": 0.01}
+    options = {"learning_rate": 0.01 * (number + 1), "momentum": 1 - 0.9 / (number + 1), "weight_decay": 0.01}
     optimizer = ComponentSpec("sgd", {**options, "nesterov": number % 2 == 1})
     return tiny_spec(trial_number=number, seed=number, epochs=2, deterministic=False, optimizer=optimizer)

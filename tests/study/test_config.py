@@ -29,14 +29,19 @@ def test_every_config_that_comes_along_loads(path):
 @pytest.mark.parametrize(
     ("override", "key", "valid"),
     [
-        ("study.trails=3", "study.trails", "name, trials, objective, sampler, seed, storage, runs_dir"),
+        (
+            "study.trails=3",
+            "study.trails",
+            "name, trials, objective, objective_epoch, sampler, seed, storage, runs_dir",
+        ),
         (
             "training.epoch=3",
             "training.epoch",
-            "epochs, loader_batch_size, checkpoint_every_epochs, accumulation_steps, precision, jit, deterministic",
+            "epochs, loader_batch_size, patience, checkpoint_every_epochs, accumulation_steps, precision, jit, "
+            "deterministic",
         ),
-        ("modle.name=x", "modle", "study, training, model, dataset, optimizer, batch_policy, search_space"),
-        ("search_space.optimiser.x.low=1", "search_space.optimiser", "model, dataset, optimizer, batch_policy"),
+        ("modle.name=x", "modle", "study, training, model, dataset, task, optimizer, batch_policy, search_space"),
+        ("search_space.optimiser.x.low=1", "search_space.optimiser", "model, dataset, task, optimizer, batch_policy"),
         ("search_space.optimizer.learning_rate.lo=1", "learning_rate.lo", "type, low, high, log."),
         ('search_space.model.width={type="categorical", choises=[1]}', "width.choises", "type, choices."),
     ],

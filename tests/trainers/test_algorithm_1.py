@@ -89,7 +89,7 @@ def test_several_ranks_make_the_updates_of_one_with_the_same_global_batch(one_ra
 
 def test_an_evaluation_by_several_ranks_is_that_by_one(one_rank, two_ranks):
     for results in two_ranks:
-        np.testing.assert_array_equal(results["counts"], one_rank["counts"])
+        np.testing.assert_array_equal(results["class_scores"], one_rank["class_scores"])
         np.testing.assert_array_equal(results["f1"], one_rank["f1"])
         assert results["val_loss"] == pytest.approx(one_rank["val_loss"], rel=1e-6)
 

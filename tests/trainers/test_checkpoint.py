@@ -43,7 +43,8 @@ def save(attempt: AttemptDir, state: TrainingState, updates: int, owner: Checkpo
 
 def load(attempt: AttemptDir, state: TrainingState, owner: CheckpointOwner = OWNER) -> Progress | None:
     fill(state, -1)
-    return checkpoint.load(attempt, owner, state, OneRank())
+    loaded = checkpoint.load(attempt, owner, state, OneRank())
+    return None if loaded is None else loaded[0]
 
 
 def fill(state: TrainingState, value: int) -> None:

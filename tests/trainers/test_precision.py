@@ -18,6 +18,7 @@ from trainers import components
 from trainers.datasets import Dataset, Split, read_samples
 from trainers.precision import set_precision
 from trainers.step import compile_train_step
+from trainers.tasks import multi_label
 from trainers.train import build_state
 
 SPEC = tiny_spec(
@@ -47,7 +48,9 @@ def trained(tmp_path: Path, model: str, precision: Precision, steps: int) -> tup
     keras.utils.set_random_seed(1)
     dataset: Dataset = components.build("datasets", spec.dataset, tmp_path)
     state, rank = build_state(spec, dataset), OneRank()
-    step = compile_train_step(state.model, state.optimizer, dataset, rank, tf.Variable([1, 0], dtype=tf.int64))
+    step = compile_train_step(
+        state.model, state.optimizer, dataset, multi_label.build(19), rank, tf.Variable([1, 0], dtype=tf.int64)
+    )
     samples, labels = map(tf.constant, read_samples(dataset.open(Split.TRAIN), np.arange(16)))
     batch = (samples, labels, tf.constant(16), tf.constant(1))
     losses = [float(step(*batch)) / 16 for _ in range(steps)]

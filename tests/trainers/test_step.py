@@ -17,6 +17,7 @@ from trainers.datasets import Dataset, Split, read_samples
 from trainers.faults import SpecError
 from trainers.preflight import check_spec
 from trainers.step import compile_train_step
+from trainers.tasks import multi_label
 from trainers.train import build_state
 
 SPEC = tiny_spec(
@@ -25,6 +26,7 @@ SPEC = tiny_spec(
     optimizer=ComponentSpec("sgd", {"learning_rate": 0.1, "momentum": 0.9}),
 )
 SAMPLES, UPDATES = 32, 2
+TASK = multi_label.build(19)
 
 
 class OneRank:
@@ -44,7 +46,7 @@ def trained(tmp_path: Path, part_size: int | None, *, jit: bool = False) -> tupl
     state, rank = build_state(SPEC, dataset), OneRank()
     parts = None if part_size is None else tf.Variable(part_size)
     seed = tf.Variable([1, 0], dtype=tf.int64)
-    step = compile_train_step(state.model, state.optimizer, dataset, rank, seed, parts, jit=jit)
+    step = compile_train_step(state.model, state.optimizer, dataset, TASK, rank, seed, parts, jit=jit)
     samples, labels = map(tf.constant, read_samples(dataset.open(Split.TRAIN), np.arange(SAMPLES)))
     loss = step(samples, labels, tf.constant(SAMPLES // UPDATES), tf.constant(UPDATES))
     assert int(state.optimizer.iterations) == UPDATES

@@ -17,6 +17,8 @@ from pathlib import Path
 from trainers.datasets import DatasetError, Split
 from trainers.datasets.image_folder import SUFFIXES, TIFF_SUFFIXES, ImageFolder, LabelTable, TableRow, open_images
 
+TASK = "single_label"
+
 CLASSES = (
     "AnnualCrop",
     "Forest",

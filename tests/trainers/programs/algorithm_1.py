@@ -57,11 +57,11 @@ def however_many_ranks(communicator: Communicator) -> Arrays:
         model=ComponentSpec("small_resnet", {"width": 4, "blocks": [1], "normalisation": "none"}),
     )
     training = with_samples(build_training(spec, communicator), WHOLE_LOADER_BATCHES)
-    val_loss, counts = evaluate(training)
+    evaluation = evaluate(training)
     results = {
-        "val_loss": np.array(val_loss),
-        "counts": np.stack([counts.true_positives, counts.false_positives, counts.false_negatives]),
-        "f1": np.array([counts.f1_micro, counts.f1_macro]),
+        "val_loss": np.array(evaluation.loss),
+        "class_scores": np.array([evaluation.classes.samples, evaluation.classes.precision, evaluation.classes.recall]),
+        "f1": np.array([evaluation.scores["f1_micro"], evaluation.scores["f1_macro"]]),
         "val_labels": training.val.labels,
         "val_logits": training.state.model(training.dataset.to_model_input(training.val.samples), training=False),
         **named("alike/before", training.state),
