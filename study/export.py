@@ -19,8 +19,9 @@ from sqlalchemy import URL  # noqa: E402
 
 from storage.database import schema  # noqa: E402
 from storage.database.endpoint import StorageError, folder_of, open_existing_study, parse_public_url  # noqa: E402
-from storage.protocol.codec import to_json  # noqa: E402
+from storage.protocol.codec import from_plain, to_json  # noqa: E402
 from storage.protocol.exports import ExportRequest, TrialToExport  # noqa: E402
+from storage.protocol.records import ClassScores  # noqa: E402
 from storage.protocol.trial_dir import TrialDir  # noqa: E402
 from study.report import completed_trials, record_of  # noqa: E402
 
@@ -138,7 +139,8 @@ def _folder_of(study: optuna.Study, url: URL, runs_dir: Path) -> Path:
 def _describe(trial: FrozenTrial, folder: Path) -> TrialToExport:
     directory = TrialDir(folder / "trials" / f"{trial.number:04d}")
     record, sha256 = record_of(trial), trial.user_attrs.get(schema.SPEC_SHA256)
-    if record is None or record.f1_micro is None or record.f1_macro is None or sha256 is None:
+    epochs = 0 if record is None else len(record.curves.get("val_loss", ()))
+    if record is None or record.f1_micro is None or record.f1_macro is None or not epochs or sha256 is None:
         raise ExportRequestError(
             f"the database holds no scores or no specification of trial {trial.number}; export another one with "
             "--trial N."
@@ -149,7 +151,16 @@ def _describe(trial: FrozenTrial, folder: Path) -> TrialToExport:
             "export another trial with --trial N."
         )
     return TrialToExport(
-        str(directory.path), trial.number, sha256, trial.values[0], record.f1_micro, record.f1_macro, trial.params
+        trial_dir=str(directory.path),
+        number=trial.number,
+        spec_sha256=sha256,
+        score=trial.values[0],
+        epochs=epochs,
+        # Older versions stored neither: the last epoch counted, and there were two scores.
+        counted_epoch=epochs - 1 if record.counted_epoch is None else record.counted_epoch,
+        scores={"f1_micro": record.f1_micro, "f1_macro": record.f1_macro, **record.scores},
+        classes=from_plain(ClassScores, record.classes, ignore_unknown=True) if record.classes else None,
+        parameters=trial.params,
     )
 
 

@@ -155,17 +155,14 @@ def load(
     return communicator.run_on_all_ranks(lambda: _restore(content, path, owner, state, communicator.rank))
 
 
-def load_alone(trial: TrialDir, owner: CheckpointOwner, state: TrainingState) -> Progress | None:
-    """Restore the trial's newest checkpoint in a process that is no rank, as rank 0 would; None if there is none.
+def load_alone(trial: TrialDir, owner: CheckpointOwner, state: TrainingState) -> tuple[Progress, Arrays | None] | None:
+    """As `load`, in a process that is not a rank: what rank 0 would restore.
 
     Raises:
         CheckpointError: The newest checkpoint is not one of this trial.
     """
     newest = _read_newest(trial)
-    if newest is None:
-        return None
-    path, content = newest
-    return _restore(content, path, owner, state, rank=0)
+    return None if newest is None else _restore(newest[1], newest[0], owner, state, rank=0)
 
 
 def _read_newest(trial: TrialDir) -> tuple[Path, bytes] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
+
+from storage.protocol.records import ClassScores
 
 EXPORT_FORMAT = 1
 """Counted up when an export's files or their meaning change."""
@@ -15,13 +16,6 @@ SAVED_MODEL_NAME = "saved_model"
 CARD_NAME = "model_card.md"
 
 
-class Activation(StrEnum):
-    """What makes probabilities of logits."""
-
-    SIGMOID = "sigmoid"
-    """Each class by itself: an image has any number of labels."""
-
-
 @dataclass(frozen=True)
 class TrialToExport:
     """A completed trial, as the database knows it."""
@@ -30,9 +24,15 @@ class TrialToExport:
     number: int
     spec_sha256: str
     score: float
-    """The objective after the last epoch, on the validation split."""
-    f1_micro: float
-    f1_macro: float
+    """The objective in the counted epoch, on the validation split."""
+    epochs: int
+    """That were trained; fewer than the specification's where patience ended it."""
+    counted_epoch: int
+    """Whose weights are exported, from 0."""
+    scores: dict[str, float]
+    """By the names of SCORES, in the counted epoch on the validation split."""
+    classes: ClassScores | None = None
+    """Of the counted epoch; None: an older version trained it."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the study sampled."""
 
@@ -55,9 +55,11 @@ class ExportRequest:
 class ExportedTrial:
     number: int
     score: float
-    """The study's objective after the last epoch, on the validation split."""
+    """The study's objective in the counted epoch, on the validation split."""
     spec_sha256: str
     epochs: int
+    counted_epoch: int
+    """Whose weights these are, from 0."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,10 @@ class ExportRecord:
     objective: str
     trials: tuple[ExportedTrial, ...]
     """More than one: the model gives the mean of their probabilities."""
-    activation: Activation
+    task: str
     classes: tuple[str, ...]
     thresholds: tuple[float, ...]
-    """Of each class, the probability above which its label is predicted."""
+    """Of each class, the probability above which its label is predicted; empty: the most probable class is."""
     input_shape: tuple[int, ...]
     """Of one sample: (height, width, bands), or (values,) where bands of several resolutions are packed."""
     input_dtype: str

@@ -18,9 +18,16 @@ def train_trial(folder: Path, number: int = 0, **changes: Any) -> TrialToExport:
     end = Run(open_attempt(folder, spec)).end()
     assert end.result is not None, end
     assert end.result.outcome is Outcome.COMPLETED
-    last = end.result.epochs[-1]
+    counted = end.result.epochs[end.result.counted_epoch]
     return TrialToExport(
-        str(folder), number, TrialDir(folder).spec_sha256(), last.f1_micro, last.f1_micro, last.f1_macro
+        trial_dir=str(folder),
+        number=number,
+        spec_sha256=TrialDir(folder).spec_sha256(),
+        score=counted.score(spec.objective),
+        epochs=len(end.result.epochs),
+        counted_epoch=counted.epoch,
+        scores=counted.scores,
+        classes=end.result.classes,
     )
 
 

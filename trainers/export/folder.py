@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 import keras
 import numpy as np
@@ -19,7 +20,6 @@ from storage.protocol.exports import (
     MODEL_NAME,
     RECORD_NAME,
     SAVED_MODEL_NAME,
-    Activation,
     ExportedTrial,
     ExportRecord,
     ExportRequest,
@@ -30,12 +30,10 @@ from trainers.datasets.image_folder import ImageFolder
 from trainers.export.card import render_card
 from trainers.export.trained_model import TrainedTrial, load_trained, mean_of, with_preprocessing
 from trainers.faults import SpecError
-from trainers.probabilities import probabilities
 
 # Compared with the trainer's own forward pass before the folder gets its name.
 _SAMPLES_COMPARED = 64
 _TOLERANCE = {Precision.FLOAT32: 1e-5, Precision.TF32: 1e-2, Precision.BFLOAT16: 5e-2}
-_DEFAULT_THRESHOLD = 0.5
 
 
 class ExportError(ValueError):
@@ -50,17 +48,16 @@ def export(request: ExportRequest) -> None:
             else than the trainer.
         SpecError, DatasetError, CheckpointError, OSError: A trial cannot be restored.
     """
-    out_dir, activation = Path(request.out_dir), Activation.SIGMOID
-    with _written_aside(out_dir) as scratch:
+    with _written_aside(Path(request.out_dir)) as scratch:
         trained = [load_trained(trial) for trial in request.trials]
         _require_alike(trained)
-        model = mean_of([with_preprocessing(each, activation) for each in trained])
+        model = mean_of([with_preprocessing(each) for each in trained])
         model.save(scratch / MODEL_NAME)
         model.export(scratch / SAVED_MODEL_NAME, verbose=False)
-        record = _record(request, trained, activation)
+        record = _record(request, trained)
         (scratch / RECORD_NAME).write_text(to_json(record))
         (scratch / CARD_NAME).write_text(render_card(request, record, trained))
-        _require_trainers_outputs(scratch, trained, activation)
+        _require_trainers_outputs(scratch, trained)
 
 
 @contextmanager
@@ -79,8 +76,13 @@ def _written_aside(out_dir: Path) -> Iterator[Path]:
 def _require_alike(trained: Sequence[TrainedTrial]) -> None:
     first = trained[0]
     for other in trained[1:]:
-        for name in ("class_names", "sample_shape", "sample_dtype"):
-            value, other_value = getattr(first.dataset, name), getattr(other.dataset, name)
+        values = {
+            "task": (first.spec.task.name, other.spec.task.name),
+            "class_names": (first.dataset.class_names, other.dataset.class_names),
+            "sample_shape": (first.dataset.sample_shape, other.dataset.sample_shape),
+            "sample_dtype": (first.dataset.sample_dtype, other.dataset.sample_dtype),
+        }
+        for name, (value, other_value) in values.items():
             if value != other_value:
                 raise ExportError(
                     f"trials {first.trial.number} and {other.trial.number} cannot be put together: {name} is {value} "
@@ -88,7 +90,7 @@ def _require_alike(trained: Sequence[TrainedTrial]) -> None:
                 )
 
 
-def _record(request: ExportRequest, trained: Sequence[TrainedTrial], activation: Activation) -> ExportRecord:
+def _record(request: ExportRequest, trained: Sequence[TrainedTrial]) -> ExportRecord:
     dataset = trained[0].dataset
     return ExportRecord(
         format_version=EXPORT_FORMAT,
@@ -96,12 +98,12 @@ def _record(request: ExportRequest, trained: Sequence[TrainedTrial], activation:
         study_uuid=request.study_uuid,
         objective=request.objective,
         trials=tuple(
-            ExportedTrial(each.trial.number, each.trial.score, each.trial.spec_sha256, each.progress.epoch)
-            for each in trained
+            ExportedTrial(trial.number, trial.score, trial.spec_sha256, trial.epochs, trial.counted_epoch)
+            for trial in request.trials
         ),
-        activation=activation,
+        task=trained[0].spec.task.name,
         classes=tuple(dataset.class_names),
-        thresholds=(_DEFAULT_THRESHOLD,) * len(dataset.class_names),
+        thresholds=_mean_thresholds(trained),
         input_shape=tuple(dataset.sample_shape),
         input_dtype=str(dataset.sample_dtype),
         bands=tuple(dataset.band_names) if isinstance(dataset, BandedDataset) else None,
@@ -109,12 +111,17 @@ def _record(request: ExportRequest, trained: Sequence[TrainedTrial], activation:
     )
 
 
-def _require_trainers_outputs(folder: Path, trained: Sequence[TrainedTrial], activation: Activation) -> None:
+def _mean_thresholds(trained: Sequence[TrainedTrial]) -> tuple[float, ...]:
+    of_trials = [each.thresholds for each in trained]
+    return of_trials[0] if len(set(of_trials)) == 1 else tuple(map(fmean, zip(*of_trials, strict=True)))
+
+
+def _require_trainers_outputs(folder: Path, trained: Sequence[TrainedTrial]) -> None:
     source = trained[0].dataset.open(Split.VAL)
     samples = tf.constant(read_samples(source, np.arange(min(_SAMPLES_COMPARED, len(source))))[0])
     expected = np.mean(
         [
-            probabilities(each.network(each.dataset.to_model_input(samples), training=False), activation)
+            each.task.probabilities(each.network(each.dataset.to_model_input(samples), training=False))
             for each in trained
         ],
         axis=0,
