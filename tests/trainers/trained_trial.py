@@ -13,7 +13,13 @@ from tests.trainers.tiny_trial import Run, open_attempt, switch_at, tiny_spec
 
 def train_trial(folder: Path, number: int = 0, **changes: Any) -> TrialToExport:
     """Two epochs on one rank. `changes` are fields of the specification."""
-    defaults = {"epochs": 2, "world_size": 1, "batch_policy": switch_at(1), "cache_dir": str(folder.parent / "cache")}
+    defaults = {
+        "epochs": 2,
+        "world_size": 1,
+        "loader_batch_size": 16,
+        "batch_policy": switch_at(1),
+        "cache_dir": str(folder.parent / "cache"),
+    }
     spec = tiny_spec(trial_number=number, **{**defaults, **changes})
     end = Run(open_attempt(folder, spec)).end()
     assert end.result is not None, end

@@ -1,4 +1,4 @@
-"""`python -m trainers.export < REQUEST`: an ExportRequest as JSON on standard input. One process, without MPI or GPU."""
+"""`python -m trainers.export < REQUEST`: an ExportRequest as JSON on standard input. One process, no MPI, no GPU."""
 
 from __future__ import annotations
 

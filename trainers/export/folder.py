@@ -127,9 +127,11 @@ def _require_trainers_outputs(folder: Path, trained: Sequence[TrainedTrial]) -> 
         axis=0,
     )
     tolerance = _TOLERANCE[trained[0].spec.precision]
+    # Kept: a function that is called does not keep the variables of what it was loaded with.
+    saved_model = tf.saved_model.load(str(folder / SAVED_MODEL_NAME))
     found = {
         MODEL_NAME: keras.models.load_model(folder / MODEL_NAME)(samples),
-        SAVED_MODEL_NAME: tf.saved_model.load(str(folder / SAVED_MODEL_NAME)).serve(samples),
+        SAVED_MODEL_NAME: saved_model.serve(samples),
     }
     for name, outputs in found.items():
         difference = float(np.abs(np.asarray(outputs) - expected).max())
