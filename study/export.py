@@ -8,8 +8,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse  # noqa: E402
-import os  # noqa: E402
-import subprocess  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 import optuna  # noqa: E402
@@ -19,14 +17,14 @@ from sqlalchemy import URL  # noqa: E402
 
 from storage.database import schema  # noqa: E402
 from storage.database.endpoint import StorageError, folder_of, open_existing_study, parse_public_url  # noqa: E402
-from storage.protocol.codec import from_plain, to_json  # noqa: E402
+from storage.protocol.codec import from_plain  # noqa: E402
 from storage.protocol.exports import ExportRequest, TrialToExport  # noqa: E402
 from storage.protocol.records import ClassScores  # noqa: E402
 from storage.protocol.trial_dir import TrialDir  # noqa: E402
+from study.model_process import run_trainers_program  # noqa: E402
 from study.report import completed_trials, record_of  # noqa: E402
 
 _EXIT_BAD_INPUT = 2
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 class ExportRequestError(ValueError):
@@ -43,17 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StorageError, ExportRequestError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return _EXIT_BAD_INPUT
-    # TensorFlow stays out of the driver's processes. The exporter says its own errors.
-    done = subprocess.run(
-        (sys.executable, "-m", "trainers.export"),
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
-        input=to_json(request),
-        text=True,
-    )
-    if done.returncode == 0:
+    exit_code = run_trainers_program("trainers.export", request)
+    if exit_code == 0:
         numbers = ", ".join(f"{trial.number} ({request.objective} {trial.score:.4f})" for trial in request.trials)
         Console().print(f"exported trial {numbers} to {arguments.out}", highlight=False, markup=False, soft_wrap=True)
-    return done.returncode
+    return exit_code
 
 
 def make_request(

@@ -52,6 +52,19 @@ class ExportRequest:
 
 
 @dataclass(frozen=True)
+class PredictRequest:
+    """What `python -m trainers.predict` is asked for, on its standard input."""
+
+    export_dir: str
+    inputs: tuple[str, ...]
+    """Files and folders."""
+    out: str
+    """To write: .csv is a table of the inputs, .tif the map of one scene."""
+    stride: int | None = None
+    """Of the windows of a scene, in pixels; None: half the model's input."""
+
+
+@dataclass(frozen=True)
 class ExportedTrial:
     number: int
     score: float

@@ -15,7 +15,8 @@ from trainers.lean_imports import import_tensorflow
 
 def main() -> int:
     # What is written aside is removed on the way out.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # The login node may have no GPU, and one that is taken would be missing to a trial.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
