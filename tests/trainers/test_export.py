@@ -18,13 +18,12 @@ from storage.protocol.records import ClassScores, ComponentSpec, ObjectiveEpoch
 from tests.contracts import dataset_examples
 from tests.trainers.eurosat_images import write_jpegs
 from tests.trainers.tiny_trial import DEADLINE_S, switch_at
-from tests.trainers.trained_trial import request_for, train_trial
+from tests.trainers.trained_trial import evaluate_as_the_trainer, request_for, train_trial
 from trainers.datasets import Split, read_samples
 from trainers.export.folder import ExportError, export
 from trainers.export.trained_model import load_trained
 from trainers.faults import CheckpointError, SpecError
 from trainers.metrics import score
-from trainers.step import compile_evaluate_step
 
 pytestmark = pytest.mark.timeout(3 * DEADLINE_S)
 
@@ -51,14 +50,6 @@ def trained(tmp_path_factory) -> Trained:
     return Trained(
         train_trial(folder / "0000", model=network), train_trial(folder / "0001", number=1, seed=2, model=network)
     )
-
-
-def evaluate_as_the_trainer(trial: TrialToExport, split: Split = Split.TEST) -> tuple[np.ndarray, np.ndarray]:
-    """A split's samples, and the probabilities that the trainer's own compiled evaluation gives of them."""
-    loaded = load_trained(trial)
-    samples, labels = read_samples(source := loaded.dataset.open(split), np.arange(len(source)))
-    evaluate = compile_evaluate_step(loaded.network, loaded.dataset, loaded.task)
-    return samples, evaluate(samples, labels, len(samples))[1].numpy()
 
 
 def scores_of(trial: TrialToExport) -> tuple[dict[str, float], ClassScores]:
