@@ -120,7 +120,8 @@ def _folder_of(study: optuna.Study, url: URL, runs_dir: Path) -> Path:
     if stored is not None:
         places.insert(0, (folder_of(url) or Path("/")) / stored)
     for place in places:
-        if place.is_dir():
+        # A SQLite file that was moved alone names the folder in which it lies now.
+        if (place / "trials").is_dir():
             return place.resolve()
     raise ExportRequestError(
         f"the files of study {study.study_name!r} are not in {' or '.join(map(str, places))}; name the folder that "
