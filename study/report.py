@@ -57,12 +57,16 @@ def record_of(trial: FrozenTrial) -> TrialRecord | None:
 
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The complete trial of the highest value that did not diverge; None if there is none."""
-    candidates = [
+    return max(completed_trials(trials), key=lambda trial: trial.values[0], default=None)
+
+
+def completed_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that trained to the end and did not diverge."""
+    return [
         trial
         for trial in trials
         if trial.state is TrialState.COMPLETE and (record := record_of(trial)) is not None and record.is_completed
     ]
-    return max(candidates, key=lambda trial: trial.values[0], default=None)
 
 
 def _count_outcomes(trials: Sequence[FrozenTrial]) -> str:

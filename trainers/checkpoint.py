@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from storage.protocol.codec import from_plain, to_plain
 from storage.protocol.records import EpochMetrics
-from storage.protocol.trial_dir import AttemptDir
+from storage.protocol.trial_dir import AttemptDir, TrialDir
 from trainers.faults import CheckpointError
 
 if TYPE_CHECKING:
@@ -148,17 +148,27 @@ def load(
     Raises:
         AgreedError: The newest checkpoint is not one of this trial.
     """
-    newest = communicator.broadcast(_read_newest(attempt) if communicator.is_first else None)
+    newest = communicator.broadcast(_read_newest(attempt.trial) if communicator.is_first else None)
     if newest is None:
         return None
     path, content = newest
     return communicator.run_on_all_ranks(lambda: _restore(content, path, owner, state, communicator.rank))
 
 
-def _read_newest(attempt: AttemptDir) -> tuple[Path, bytes] | None:
+def load_alone(trial: TrialDir, owner: CheckpointOwner, state: TrainingState) -> tuple[Progress, Arrays | None] | None:
+    """As `load`, in a process that is not a rank: what rank 0 would restore.
+
+    Raises:
+        CheckpointError: The newest checkpoint is not one of this trial.
+    """
+    newest = _read_newest(trial)
+    return None if newest is None else _restore(newest[1], newest[0], owner, state, rank=0)
+
+
+def _read_newest(trial: TrialDir) -> tuple[Path, bytes] | None:
     """The trial's newest checkpoint that is whole."""
-    for path in attempt.trial.checkpoints():
-        content = attempt.files.read(path)
+    for path in trial.checkpoints():
+        content = trial.files.read(path)
         try:
             with zipfile.ZipFile(io.BytesIO(content or b"")) as archive:
                 damaged = archive.testzip()

@@ -33,7 +33,7 @@ def score(
             its most probable class is predicted.
     """
     probabilities = np.nan_to_num(probabilities)
-    predicted = _predict(probabilities, thresholds)
+    predicted = predict_labels(probabilities, thresholds)
     hits = (labels & predicted).sum(axis=0)
     of_class: dict[str, NDArray[np.float64]] = {
         "precision": _ratio(hits, predicted.sum(axis=0)),
@@ -97,7 +97,8 @@ def _at_each_threshold(
     return np.cumsum(actual[order])[last_of_each], last_of_each + 1, sorted_probabilities[last_of_each]
 
 
-def _predict(probabilities: NDArray[np.float32], thresholds: Sequence[float]) -> NDArray[np.bool_]:
+def predict_labels(probabilities: NDArray[np.float32], thresholds: Sequence[float]) -> NDArray[np.bool_]:
+    """Which classes are predicted: bool [n, classes], of probabilities and thresholds as `score` takes them."""
     if len(thresholds):
         return probabilities > np.asarray(thresholds)
     return np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None]

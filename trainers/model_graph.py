@@ -41,6 +41,30 @@ def _exchange(layer: Any) -> Any:
     return layer
 
 
+def restore_layers(model: keras.Model) -> keras.Model:
+    """The same model in Keras' own layers, with the values of all variables: the inverse of `exchange_layers`.
+
+    Raises:
+        TypeError: The model is not a graph of layers, so only its own code can load it.
+    """
+    if type(model) not in _GRAPHS:
+        raise TypeError(
+            f"{type(model).__name__} is a class of its own and not a graph of layers; build it with "
+            "keras.Model(inputs, outputs)"
+        )
+    restored = keras.models.clone_model(model, clone_function=_restore, recursive=True)
+    restored.set_weights(model.get_weights())
+    return restored
+
+
+def _restore(layer: Any) -> Any:
+    if type(layer) is FusedBatchNormalization:
+        return layers.BatchNormalization.from_config(layer.get_config())
+    if type(layer) is VariableDropout:
+        return layers.Dropout.from_config({**layer.get_config(), "rate": float(layer.current_rate)})
+    return layer
+
+
 def are_same_but_for_rates(model: keras.Model, other: keras.Model) -> bool:
     """Whether the models compute the same of the same variables, once they have the same rates of dropout.
 

@@ -302,7 +302,7 @@ def train(
         if communicator.is_first:
             report(metrics)
         progress = Progress(history=[*history, metrics])
-        if communicator.is_first and _counted_epoch(spec, progress.history) == epoch:
+        if communicator.is_first and epoch_that_counts(spec, progress.history) == epoch:
             best = training.state.copy_network() if spec.objective_epoch is ObjectiveEpoch.BEST else None
 
         # The validation loss too: the last update of the last epoch shows in no training loss.
@@ -315,7 +315,7 @@ def train(
         if verdict and not is_over:
             return ends(verdict, "asked to stop at an epoch's end")
 
-    counted_epoch = _counted_epoch(spec, progress.history)
+    counted_epoch = epoch_that_counts(spec, progress.history)
     if evaluation is None or counted_epoch != progress.history[-1].epoch:
         # This attempt did not evaluate that network, or other ones after it.
         if best is not None:
@@ -345,7 +345,8 @@ def _is_over(spec: TrialSpec, history: Sequence[EpochMetrics]) -> bool:
     return history[-1].epoch - best_epoch(history, spec.objective) >= spec.patience
 
 
-def _counted_epoch(spec: TrialSpec, history: Sequence[EpochMetrics]) -> int:
+def epoch_that_counts(spec: TrialSpec, history: Sequence[EpochMetrics]) -> int:
+    """The epoch whose score is the trial's value, of those that are done."""
     return best_epoch(history, spec.objective) if spec.objective_epoch is ObjectiveEpoch.BEST else history[-1].epoch
 
 

@@ -88,7 +88,20 @@ class Dataset(Protocol):
     def open(self, split: Split) -> SampleSource: ...
 
     def to_model_input(self, samples: tf.Tensor) -> tf.Tensor:
-        """Stored samples [n, *sample_shape] to float32 [n, *input_shape], standardised. Runs on the device."""
+        """Stored samples [n, *sample_shape] to float32 [n, *input_shape], standardised. Runs on the device.
+
+        Made of keras.ops: of a keras.Input it gives a graph, which an exported model begins with.
+        """
+        ...
+
+
+@runtime_checkable
+class BandedDataset(Protocol):
+    """A data set that knows its bands by name."""
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """In the order in which the model sees them."""
         ...
 
 
@@ -133,6 +146,6 @@ def read_samples(source: SampleSource, indices: NDArray[np.int64]) -> tuple[NDAr
 
 def standardise(samples: tf.Tensor, mean: NDArray[np.float32], std: NDArray[np.float32]) -> tf.Tensor:
     """(samples - mean) / std per band, float32: samples are integers [n, height, width, bands]."""
-    import tensorflow as tf
+    import keras
 
-    return (tf.cast(samples, tf.float32) - mean) * (1.0 / std)
+    return (keras.ops.cast(samples, "float32") - mean) * (1.0 / std)

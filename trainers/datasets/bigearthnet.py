@@ -104,6 +104,10 @@ class BigEarthNet:
     sample_dtype = np.dtype(np.uint16)
 
     @property
+    def band_names(self) -> tuple[str, ...]:
+        return tuple(band.name for band in self.bands)
+
+    @property
     def sample_shape(self) -> tuple[int]:
         return (max(band.stop for band in self.bands),)
 
@@ -131,7 +135,7 @@ class BigEarthNet:
         )
 
     def to_model_input(self, samples: tf.Tensor) -> tf.Tensor:
-        import tensorflow as tf
+        from keras import ops
 
         # Bands of one resolution together: three resizes instead of twelve.
         images, order = [], []
@@ -139,8 +143,8 @@ class BigEarthNet:
             alike = sorted((band for band in self.bands if band.size == size), key=lambda band: band.offset)
             images.append(self._to_full_size(_cut(samples, alike), size))
             order += alike
-        together = images[0] if len(images) == 1 else tf.concat(images, axis=-1)
-        return tf.gather(together, [order.index(band) for band in self.bands], axis=-1)
+        together = images[0] if len(images) == 1 else ops.concatenate(images, axis=-1)
+        return ops.take(together, [order.index(band) for band in self.bands], axis=-1)
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """One of the eight flips and quarter turns for each image, all alike likely; nothing unless asked for.
@@ -162,11 +166,13 @@ class BigEarthNet:
         return tf.where(is_transposed, tf.transpose(images, [0, 2, 1, 3]), images)
 
     def _to_full_size(self, images: tf.Tensor, size: int) -> tf.Tensor:
-        import tensorflow as tf
+        from keras import ops
 
         if size == PATCH_SIZE:
             return images
-        return tf.image.resize(images, [PATCH_SIZE, PATCH_SIZE], method=self.resampling)
+        return ops.image.resize(
+            images, (PATCH_SIZE, PATCH_SIZE), interpolation=self.resampling, data_format="channels_last"
+        )
 
     def _copy_to_node(self, split: Split, cache: Path) -> Path:
         """Copy the shards of a split that are not in the node's memory yet; gives the folder to read from.
@@ -232,19 +238,19 @@ def _is_first_of_node() -> bool:
 
 def _cut(samples: tf.Tensor, bands: list[Band]) -> tf.Tensor:
     """Bands of one size in the order of a row, standardised: float32 [n, size, size, bands]."""
-    import tensorflow as tf
+    from keras import ops
 
     size, block = bands[0].size, samples[:, bands[0].offset : bands[-1].stop]
     # As few pieces as possible: bands that lie one after the other are cut out together.
     if len(bands) * size**2 == bands[-1].stop - bands[0].offset:
-        pieces = tf.reshape(block, [-1, len(bands), size, size])
+        pieces = ops.reshape(block, [-1, len(bands), size, size])
     else:
-        pieces = tf.stack([tf.reshape(samples[:, b.offset : b.stop], [-1, size, size]) for b in bands], axis=1)
+        pieces = ops.stack([ops.reshape(samples[:, b.offset : b.stop], [-1, size, size]) for b in bands], axis=1)
     mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
     std = np.array([band.std for band in bands], np.float32)[:, None, None]
     # Standardised before they are transposed: TensorFlow moves a cast behind a transposition that follows it, and has
     # no fast one for uint16.
-    return tf.transpose((tf.cast(pieces, tf.float32) - mean) * (1.0 / std), [0, 2, 3, 1])
+    return ops.transpose((ops.cast(pieces, "float32") - mean) * (1.0 / std), (0, 2, 3, 1))
 
 
 if __name__ == "__main__":

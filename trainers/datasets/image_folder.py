@@ -83,8 +83,8 @@ def open_images(cache_dir: str | Path, folder: Path, table: LabelTable, size: in
     """
     cache_path = Path(cache_dir) / f"image_folder-{_fingerprint(folder, table, size)}"
     files = tuple(folder / image for image in table.images)
-    with _without_georeference_warning():
-        first = _decode(files[0], size)
+    with without_georeference_warning():
+        first = decode_image(files[0], size)
     return ImageFolder(table, files, size, first.shape, first.dtype, cache_path)
 
 
@@ -160,7 +160,7 @@ class ImageFolder:
         training_count = self.table.sizes[Split.TRAIN]
         pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         # Written, not mapped: on a full disk a write raises an error, a mapped page kills the process.
-        with _without_georeference_warning(), pool, path.open("wb") as file:
+        with without_georeference_warning(), pool, path.open("wb") as file:
             header = {
                 "descr": np.lib.format.dtype_to_descr(self.sample_dtype),
                 "fortran_order": False,
@@ -185,7 +185,7 @@ class ImageFolder:
         """The pixels of each file, in order."""
         for start in range(0, len(self.files), _IMAGES_AHEAD):
             files = self.files[start : start + _IMAGES_AHEAD]
-            for file, pixels in zip(files, pool.map(lambda file: _decode(file, self.size), files), strict=True):
+            for file, pixels in zip(files, pool.map(lambda file: decode_image(file, self.size), files), strict=True):
                 self._check_alike(file, pixels)
                 yield pixels
 
@@ -193,8 +193,8 @@ class ImageFolder:
         if (pixels.shape, pixels.dtype) == (self.sample_shape, self.sample_dtype):
             return
         raise DatasetError(
-            f"{file} is {_describe(pixels.shape, pixels.dtype)}, but {self.files[0]} is "
-            f"{_describe(self.sample_shape, self.sample_dtype)}; all images must be alike, "
+            f"{file} is {describe_image(pixels.shape, pixels.dtype)}, but {self.files[0]} is "
+            f"{describe_image(self.sample_shape, self.sample_dtype)}; all images must be alike, "
             "though with the option size=... their heights and widths may differ."
         )
 
@@ -319,13 +319,13 @@ def _fingerprint(folder: Path, table: LabelTable, size: int | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _decode(file: Path, size: int | None) -> NDArray[np.integer]:
+def decode_image(file: Path, size: int | None) -> NDArray[np.integer]:
     """The pixels [height, width, bands] of one image, resized if `size` says so."""
     try:
         pixels = _read_tiff(file) if file.suffix.lower() in TIFF_SUFFIXES else _read_picture(file)
     # Pillow raises a SyntaxError for a PNG with a broken chunk.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{file} cannot be decoded: {error}; replace it or take it out of the data set.") from error
+        raise DatasetError(f"{file} cannot be decoded: {error}; replace it or leave it out.") from error
     if pixels.dtype not in _DTYPES:
         raise DatasetError(f"{file} holds {pixels.dtype} pixels; convert them to {' or '.join(map(str, _DTYPES))}.")
     return pixels if size is None else _resize(pixels, size)
@@ -352,13 +352,13 @@ def _resize(pixels: NDArray[np.integer], size: int) -> NDArray[np.integer]:
 
 
 @contextmanager
-def _without_georeference_warning() -> Iterator[None]:
+def without_georeference_warning() -> Iterator[None]:
     """Rasterio warns of a TIFF that has no place on Earth. Not for use in a thread: the filters are the process's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Dataset has no geotransform")
         yield
 
 
-def _describe(shape: Sequence[int], dtype: np.dtype) -> str:
+def describe_image(shape: Sequence[int], dtype: np.dtype) -> str:
     height, width, bands = shape
     return f"{height} x {width} with {bands} bands of {dtype}"

@@ -123,6 +123,7 @@ class SyntheticBigEarthNet:
     noise: float
 
     class_names = tuple(_LAND_COVERS)
+    band_names = tuple(STATISTICS)
     sample_dtype = np.dtype(np.uint16)
 
     @property

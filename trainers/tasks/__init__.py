@@ -35,7 +35,10 @@ class Task(Protocol):
         ...
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        """Of each class: float [n, classes] to float32 [n, classes]."""
+        """Of each class: float [n, classes] to float32 [n, classes].
+
+        Made of keras.ops: an exported model ends with it.
+        """
         ...
 
     def thresholds(self, labels: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> list[float]:

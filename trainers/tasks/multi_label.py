@@ -74,9 +74,9 @@ class MultiLabel:
         return tf.reduce_mean(entropies, axis=1)
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        import tensorflow as tf
+        from keras import ops
 
-        return tf.sigmoid(tf.cast(logits, tf.float32))
+        return ops.sigmoid(ops.cast(logits, "float32"))
 
     def thresholds(self, labels: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> list[float]:
         if not self.thresholds_are_chosen:

@@ -61,9 +61,9 @@ class SingleLabel:
         return entropies
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        import tensorflow as tf
+        from keras import ops
 
-        return tf.nn.softmax(tf.cast(logits, tf.float32))
+        return ops.softmax(ops.cast(logits, "float32"))
 
     def thresholds(self, labels: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> list[float]:
         return []
