@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def test_every_config_that_comes_along_loads(path):
         (
             "study.trails=3",
             "study.trails",
-            "name, trials, objective, objective_epoch, sampler, seed, storage, runs_dir",
+            "name, trials, repeats, objective, objective_epoch, sampler, configurations, test_split, seed, storage, "
+            "runs_dir",
         ),
         (
             "training.epoch=3",
@@ -268,3 +270,41 @@ def test_what_would_make_trials_incomparable_is_part_of_a_studys_identity(config
     before = load_config(config_path, []).identity()
 
     assert load_config(config_path, [override]).identity() != before
+
+
+DEMO = CONFIGS_DIR / "demo.toml"
+FIXED = {"learning_rate": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-3}
+
+
+def configurations(*values: dict) -> str:
+    return "study.configurations=[" + ", ".join(_table(value) for value in values) + "]"
+
+
+def _table(value: dict) -> str:
+    return "{" + ", ".join(f"{name} = {json.dumps(option)}" for name, option in value.items()) + "}"
+
+
+def test_given_configurations_take_the_place_of_the_sampler():
+    config = load_config(DEMO, [configurations(FIXED, {**FIXED, "nesterov": False}), "study.test_split=true"])
+
+    assert [configuration["nesterov"] for configuration in config.study.configurations] == [True, False]
+    assert config.study.test_split
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rate": 2.0}, "learning_rate=2.0 is not in the search space: 0.001 to 1, log"),
+        ({"nesterov": 1}, "nesterov=1 is not in the search space: one of False, True"),
+        ({"depth": 3}, "study.configurations[0] has depth"),
+        ({"momentum": None}, "study.configurations[0] lacks momentum"),
+    ],
+)
+def test_a_configuration_outside_of_the_search_space_is_refused(change, words):
+    wrong = {name: value for name, value in {**FIXED, **change}.items() if value is not None}
+
+    assert words in refusal(DEMO, configurations(wrong))
+
+
+def test_the_test_split_takes_no_part_in_a_search(config_path):
+    assert "study/evaluate.py scores" in refusal(config_path, "study.test_split=true")
