@@ -101,7 +101,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     from study.loop import StudyLoop
     from study.opening import bind_folder, open_study, retry_failed
     from study.report import closing_table
-    from study.samplers import build_sampler
+    from study.samplers import sampler_of
     from study.stop_request import StopRequest
 
     settings, url = plan.config.study, plan.database
@@ -110,7 +110,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     optuna.logging.enable_propagation()
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
-    sampler_for = partial(build_sampler, settings.sampler, settings.seed)
+    sampler_for = partial(sampler_of, settings)
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)
         lease.acquire(say)
