@@ -22,6 +22,7 @@ import numpy as np
 from filelock import FileLock
 
 from storage.protocol.files import is_disk_full
+from trainers.augmentation import turn_at_random
 from trainers.bigearthnet.bands import BAND_SETS, BYTES_PER_PATCH, PATCH_SIZE, Band
 from trainers.bigearthnet.labels import CLASSES
 from trainers.bigearthnet.prepared import Manifest, ShardEntry, read_labels, read_manifest
@@ -153,17 +154,7 @@ class BigEarthNet:
             images: float32 [n, height, width, bands].
             seed: int64 [2]; the same seed gives the same turns.
         """
-        import tensorflow as tf
-
-        if not self.is_augmented:
-            return images
-        shape = [3, tf.shape(images)[0], 1, 1, 1]
-        is_flipped, is_mirrored, is_transposed = tf.unstack(
-            tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) == 1, num=3
-        )
-        images = tf.where(is_flipped, tf.reverse(images, [1]), images)
-        images = tf.where(is_mirrored, tf.reverse(images, [2]), images)
-        return tf.where(is_transposed, tf.transpose(images, [0, 2, 1, 3]), images)
+        return turn_at_random(images, seed) if self.is_augmented else images
 
     def _to_full_size(self, images: tf.Tensor, size: int) -> tf.Tensor:
         from keras import ops

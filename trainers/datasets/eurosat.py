@@ -33,14 +33,17 @@ CLASSES = (
 )
 
 
-def build(cache_dir: str | Path, *, path: str) -> ImageFolder:
+def build(cache_dir: str | Path, *, path: str, augment: bool = False, shift: int = 0) -> ImageFolder:
     """The images of one edition, RGB or all bands; which one is seen from the files.
 
     Args:
         cache_dir: Where the decoded images are kept.
         path: The folder that holds the ten folders of the classes.
+        augment: Whether training images are flipped and turned by quarters at random.
+        shift: Largest shift of a training image at random, in pixels, along each axis.
 
     Raises:
+        ComponentError: shift is out of its range.
         DatasetError: The folder is not EuroSAT's, a class is without images, or both editions are there.
     """
     folder = Path(path).expanduser()
@@ -62,7 +65,7 @@ def build(cache_dir: str | Path, *, path: str) -> ImageFolder:
     if len({Path(image).suffix.lower() in TIFF_SUFFIXES for image in images}) > 1:
         raise DatasetError(f"{folder} holds both JPEG and TIFF; it must hold one edition of EuroSAT.")
     table = LabelTable.of([_row(image) for image in images], CLASSES, f"{folder}, with {len(images)} images,")
-    return open_images(cache_dir, folder, table, size=None)
+    return open_images("eurosat", cache_dir, folder, table, None, augment, shift)
 
 
 def _images(folder: Path) -> list[str]:

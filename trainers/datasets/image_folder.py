@@ -34,6 +34,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainers.augmentation import Augmentation, check_augmentation
 from trainers.components import ComponentError
 from trainers.datasets import ArraySource, DatasetError, Split, standardise
 
@@ -56,36 +57,66 @@ _CACHE_FORMAT = 1
 _IMAGES_AHEAD = 256
 
 
-def build(cache_dir: str | Path, *, path: str, size: int | None = None) -> ImageFolder:
+def build(
+    cache_dir: str | Path,
+    *,
+    path: str,
+    labels: str = "labels.csv",
+    size: int | None = None,
+    augment: bool = False,
+    shift: int = 0,
+) -> ImageFolder:
     """The images of a folder. Checks the table and that the images are there, and decodes the first one only.
 
     Args:
         cache_dir: Where the decoded images are kept. Another image, split or size makes a new entry; other labels do
             not.
-        path: The folder that holds labels.csv.
+        path: The folder that holds the table.
+        labels: The table's name in it.
         size: Height and width, in pixels, that all images are resized to; None if they are of one size already.
+        augment: Whether training images are flipped and turned by quarters at random; they must be square then.
+        shift: Largest shift of a training image at random, in pixels, along each axis.
 
     Raises:
-        ComponentError: size is out of its range.
+        ComponentError: size or shift is out of its range, or images that are not square cannot be turned.
         DatasetError: The table or an image is not as it should be.
     """
     if size is not None and (not isinstance(size, int) or size < 1):
         raise ComponentError(f"image_folder: size={size!r}; it must be an integer of 1 or more, in pixels.")
     folder = Path(path).expanduser()
-    return open_images(cache_dir, folder, _read_table(folder / "labels.csv"), size)
+    return open_images("image_folder", cache_dir, folder, _read_table(folder / labels), size, augment, shift)
 
 
-def open_images(cache_dir: str | Path, folder: Path, table: LabelTable, size: int | None) -> ImageFolder:
-    """The images of a table that came from somewhere else than labels.csv.
+def open_images(
+    component: str,
+    cache_dir: str | Path,
+    folder: Path,
+    table: LabelTable,
+    size: int | None,
+    augment: bool = False,
+    shift: int = 0,
+) -> ImageFolder:
+    """The images of a table, wherever it came from.
+
+    Args:
+        component: The data set's name, for errors.
 
     Raises:
+        ComponentError: As `build`.
         DatasetError: An image is missing, or the first is broken.
     """
     cache_path = Path(cache_dir) / f"image_folder-{_fingerprint(folder, table, size)}"
     files = tuple(folder / image for image in table.images)
     with without_georeference_warning():
         first = decode_image(files[0], size)
-    return ImageFolder(table, files, size, first.shape, first.dtype, cache_path)
+    height, width = first.shape[:2]
+    if augment and height != width:
+        raise ComponentError(
+            f"{component}: augment=true turns images by quarters, and these are {height} x {width}; crop them or set "
+            "size."
+        )
+    augmentation = check_augmentation(component, augment, shift, min(height, width))
+    return ImageFolder(table, files, size, first.shape, first.dtype, cache_path, augmentation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +130,7 @@ class ImageFolder:
     sample_shape: tuple[int, ...]
     sample_dtype: np.dtype
     cache_path: Path
+    augmentation: Augmentation = Augmentation()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -123,6 +155,9 @@ class ImageFolder:
 
     def to_model_input(self, samples: tf.Tensor) -> tf.Tensor:
         return standardise(samples, self._decoded.mean, self._decoded.std)
+
+    def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return self.augmentation(images, seed)
 
     @cached_property
     def _decoded(self) -> _Decoded:
@@ -313,7 +348,7 @@ def _fingerprint(folder: Path, table: LabelTable, size: int | None) -> str:
             digest.update(f"{image} {status.st_size} {status.st_mtime_ns}\n".encode())
     if missing:
         raise DatasetError(
-            f"{folder} lacks {len(missing)} of the {len(table.images)} images in labels.csv, such as "
+            f"{folder} lacks {len(missing)} of the {len(table.images)} images in its table, such as "
             f"{', '.join(missing[:3])}; put them there or take their rows out."
         )
     return digest.hexdigest()[:16]
