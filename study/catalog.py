@@ -17,6 +17,7 @@ KINDS = {
     "dataset": "datasets",
     "task": "tasks",
     "optimizer": "optimizers",
+    "learning_rate": "learning_rates",
     "batch_policy": "batch_policies",
 }
 """From a component's table in a config to its folder under trainers/."""

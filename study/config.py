@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
-from storage.protocol.records import SCORES, ComponentSpec, ObjectiveEpoch, Precision
+from storage.protocol.records import SCORES, ComponentSpec, MovingStatistics, ObjectiveEpoch, Precision
 from study import catalog
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
@@ -79,6 +79,9 @@ class TrainingSettings(_Table):
     jit: bool = False
     """Have XLA compile the model and its gradient; the reduction over the ranks stays outside. What is compiled is kept
     in cache_dir, for all ranks and trials."""
+    moving_statistics: MovingStatistics = MovingStatistics.MOVING
+    """With what batch normalisation evaluates: a moving average over the updates, the same with a momentum that knows
+    the batch size (scaled), or the mean over training samples, computed anew before each evaluation (recalibrated)."""
     deterministic: bool = False
 
 
@@ -104,6 +107,7 @@ class StudyConfig(_Table):
     task: Component
     """By default the one that the data set names."""
     optimizer: Component
+    learning_rate: Component = Component(name="constant")
     batch_policy: Component
     search_space: SearchSpace
 
@@ -131,6 +135,7 @@ class StudyConfig(_Table):
             "training": _defaults_of(TrainingSettings),
             # The only task there was.
             "task": {"name": "multi_label"},
+            "learning_rate": {"name": "constant"},
         }
 
 

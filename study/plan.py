@@ -69,6 +69,7 @@ class StudyPlan:
             accumulation_steps=settings.accumulation_steps,
             precision=settings.precision,
             jit=settings.jit,
+            moving_statistics=settings.moving_statistics,
             deterministic=settings.deterministic,
             objective=self.config.study.objective,
             objective_epoch=self.config.study.objective_epoch,
@@ -78,6 +79,7 @@ class StudyPlan:
             dataset=components["dataset"],
             task=components["task"],
             optimizer=components["optimizer"],
+            learning_rate=components["learning_rate"],
             batch_policy=components["batch_policy"],
         )
 

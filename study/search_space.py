@@ -93,6 +93,7 @@ class SearchSpace(BaseModel):
     dataset: dict[str, Parameter] = {}
     task: dict[str, Parameter] = {}
     optimizer: dict[str, Parameter] = {}
+    learning_rate: dict[str, Parameter] = {}
     batch_policy: dict[str, Parameter] = {}
 
     @model_validator(mode="after")

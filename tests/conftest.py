@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.postgres_server import PostgresServer, find_programs, run_postgres
+
+# How long an example takes says something of the machine's other work only.
+settings.register_profile("switchyard", deadline=None)
+settings.load_profile("switchyard")
 
 # Whoever starts the tests under nohup or in the background of a script has programs ignore these, and a driver that
 # ignores them pauses nothing.

@@ -4,6 +4,8 @@ for its gradient; TensorFlow's own kernel, cuDNN's on a GPU, does the same in on
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -13,12 +15,17 @@ _KERNEL_RANK = 4
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
-    """Keras' layer with its variables, in TensorFlow's FusedBatchNormV3.
+    """Keras' layer with its variables, in TensorFlow's FusedBatchNormV3; the momentum is a variable, too.
 
     Inputs float32 or bfloat16, [batch, channels] or [batch, height, width, channels]; the statistics are float32, and
     the moving variance is Keras' own, of the batch without Bessel's correction. What the kernel does not know (a mask,
-    another axis or rank, statistics over several replicas) Keras computes.
+    another axis or rank, statistics over several replicas) Keras computes, with the momentum that it was built with.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Neither `variables` nor a checkpoint holds it: it is set for each epoch.
+        self.current_momentum = tf.Variable(self.momentum, trainable=False, dtype=tf.float32)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
         if mask is not None or not self._suits_the_kernel(inputs):
@@ -43,7 +50,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return tf.reshape(outputs, shape) if len(inputs.shape) != _KERNEL_RANK else outputs
 
     def _move(self, average: keras.Variable, value: tf.Tensor) -> None:
-        average.assign(average.value * self.momentum + value * (1.0 - self.momentum))
+        average.assign(average.value * self.current_momentum + value * (1.0 - self.current_momentum))
 
     def _suits_the_kernel(self, inputs: tf.Tensor) -> bool:
         rank = len(inputs.shape)

@@ -1,4 +1,4 @@
-"""Models, datasets, optimizers and batch policies, found by the name of their file.
+"""Models, data sets, optimizers and the other kinds of components, found by the name of their file.
 
 A component is a file trainers/KIND/NAME.py with one function `build`. Its positional parameters are what the
 trainer hands in; its keyword-only parameters are the options that a config may set.
@@ -25,7 +25,7 @@ def build(kind: str, spec: ComponentSpec, *provided: Any) -> Any:
     """Build the component that `spec` names.
 
     Args:
-        kind: Folder under trainers/: models, datasets, optimizers or batch_policies.
+        kind: Folder under trainers/: models, datasets, optimizers, ...
         provided: What the trainer hands to every component of this kind.
 
     Raises:

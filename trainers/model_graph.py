@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 from keras import layers
@@ -13,6 +13,8 @@ from keras.src.models.functional import Functional
 
 from trainers.batch_normalisation import FusedBatchNormalization
 from trainers.dropout import VariableDropout, with_variable_rate
+
+Layer = TypeVar("Layer", bound=layers.Layer)
 
 _GRAPHS = (keras.Sequential, Functional)
 _OWN_MODULES = (FusedBatchNormalization.__module__, VariableDropout.__module__)
@@ -78,21 +80,26 @@ def are_same_but_for_rates(model: keras.Model, other: keras.Model) -> bool:
 
 def rates_of_dropout(model: keras.Model) -> list[float]:
     """The rates that are variables, in the order of the layers."""
-    return [float(layer.current_rate) for layer in _dropouts(model)]
+    return [float(layer.current_rate) for layer in _layers_of(model, VariableDropout)]
 
 
 def set_rates_of_dropout(model: keras.Model, rates: Sequence[float]) -> None:
     """Give the model those of one that is the same but for them."""
-    for layer, rate in zip(_dropouts(model), rates, strict=True):
+    for layer, rate in zip(_layers_of(model, VariableDropout), rates, strict=True):
         layer.current_rate.assign(rate)
 
 
-def _dropouts(model: keras.Model) -> Iterator[VariableDropout]:
+def batch_normalisations(model: keras.Model) -> list[FusedBatchNormalization]:
+    """The layers whose momentum is a variable, in the order of the layers."""
+    return list(_layers_of(model, FusedBatchNormalization))
+
+
+def _layers_of(model: keras.Model, kind: type[Layer]) -> Iterator[Layer]:
     for layer in model.layers:
-        if isinstance(layer, VariableDropout):
+        if isinstance(layer, kind):
             yield layer
         elif isinstance(layer, keras.Model):
-            yield from _dropouts(layer)
+            yield from _layers_of(layer, kind)
 
 
 def _is_of_keras(config: Any) -> bool:

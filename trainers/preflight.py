@@ -50,6 +50,7 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
     """
     with values_are_of_the_spec():
         policy = components.build("batch_policies", spec.batch_policy)
+        components.build("learning_rates", spec.learning_rate, spec.epochs)
         plans = [plan_batch(size, spec.world_size, spec.loader_batch_size) for size in policy.global_batch_sizes]
         plan_parts([plan.local_batch_size for plan in plans], spec.accumulation_steps)
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
@@ -121,7 +122,7 @@ def try_build(spec: TrialSpec, dataset: Dataset) -> None:
     seed = tf.Variable([spec.seed, 0], trainable=False, dtype=tf.int64)
     task = build_task(spec, len(dataset.class_names))
     step = compile_train_step(state.model, state.optimizer, dataset, task, _OneRank(), seed, jit=spec.jit)
-    step(samples, labels, tf.constant(len(labels)), tf.constant(1)).numpy()
+    step(samples, labels, tf.constant(len(labels)), tf.constant([0.1])).numpy()
 
 
 def _check_convolutions(model: keras.Model, name: str) -> None:

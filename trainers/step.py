@@ -1,4 +1,4 @@
-"""The compiled calls: one loader batch of training, one batch of evaluation."""
+"""The compiled calls: one loader batch of training, one batch of evaluation or calibration."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from trainers.tasks import Task
 
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 EvaluateStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+CalibrateStep = Callable[[tf.Tensor], None]
 
 
 class GradientAverager(Protocol):
@@ -33,11 +35,12 @@ def compile_train_step(
     jit: bool = False,
 ) -> TrainStep:
     """Algorithm 1 of the paper as one compiled call:
-    (samples, labels, local_batch_size, updates) -> sum of the losses of the samples trained on.
+    (samples, labels, local_batch_size, learning_rates) -> sum of the losses of the samples trained on.
 
-    samples: [n, *sample_shape] as stored; labels: uint8 [n, classes]; local_batch_size, updates: int32 scalars. Each
-    update takes the next local_batch_size samples; what is behind the last one is not looked at. The cut is made on the
-    device, and one trace serves every batch size, so that a switch compiles nothing.
+    samples: [n, *sample_shape] as stored; labels: uint8 [n, classes]; local_batch_size: int32 scalar; learning_rates:
+    float32 [updates]. Each update takes its learning rate and the next local_batch_size samples; what is behind the
+    last one is not looked at. The cut is made on the device, and one trace serves every batch size, so that a switch
+    compiles nothing.
 
     Args:
         augmentation_seed: int64 [2]: the trial's seed and the rank. A variable, so that another trial needs no other
@@ -91,20 +94,34 @@ def compile_train_step(
             tf.TensorSpec([None, *dataset.sample_shape], dataset.sample_dtype),
             tf.TensorSpec([None, len(dataset.class_names)], tf.uint8),
             tf.TensorSpec([], tf.int32),
-            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([None], tf.float32),
         ]
     )
     def train_on_loader_batch(
-        samples: tf.Tensor, labels: tf.Tensor, local_batch_size: tf.Tensor, updates: tf.Tensor
+        samples: tf.Tensor, labels: tf.Tensor, local_batch_size: tf.Tensor, learning_rates: tf.Tensor
     ) -> tf.Tensor:
         loss_sum = tf.constant(0.0)
-        for i in tf.range(updates):
+        for i in tf.range(tf.shape(learning_rates)[0]):
+            optimizer.learning_rate.value.assign(learning_rates[i])
             start = i * local_batch_size
             stop = start + local_batch_size
             loss_sum += update(samples[start:stop], labels[start:stop]) * tf.cast(local_batch_size, tf.float32)
         return loss_sum
 
     return train_on_loader_batch
+
+
+def compile_calibrate_step(model: keras.Model, dataset: Dataset) -> CalibrateStep:
+    """samples -> nothing: a forward pass as in training, which moves the statistics of batch normalisation.
+
+    samples: [n, *sample_shape] as stored.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *dataset.sample_shape], dataset.sample_dtype)])
+    def calibrate_on_batch(samples: tf.Tensor) -> None:
+        model(dataset.to_model_input(samples), training=True)
+
+    return calibrate_on_batch
 
 
 def compile_evaluate_step(model: keras.Model, dataset: Dataset, task: Task) -> EvaluateStep:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from storage.protocol.records import (
     ClassScores,
     EpochMetrics,
+    MovingStatistics,
     ObjectiveEpoch,
     Outcome,
     SplitScores,
@@ -34,15 +35,32 @@ from trainers.checkpoint import CheckpointOwner, Progress, TrainingState
 from trainers.datasets import Dataset, DatasetError, SampleSource, Split
 from trainers.demand import Demand, Demands
 from trainers.faults import BatchTooLargeError, values_are_of_the_spec
+from trainers.learning_rates import LearningRate, rates_of_updates
 from trainers.loader import evaluation_order_of, read_batches, training_order_of
 from trainers.metrics import best_epoch, score
-from trainers.model_graph import are_same_but_for_rates, exchange_layers, rates_of_dropout, set_rates_of_dropout
+from trainers.model_graph import (
+    are_same_but_for_rates,
+    batch_normalisations,
+    exchange_layers,
+    rates_of_dropout,
+    set_rates_of_dropout,
+)
 from trainers.precision import set_precision
-from trainers.step import EvaluateStep, TrainStep, compile_evaluate_step, compile_train_step
+from trainers.step import (
+    CalibrateStep,
+    EvaluateStep,
+    TrainStep,
+    compile_calibrate_step,
+    compile_evaluate_step,
+    compile_train_step,
+)
 from trainers.tasks import Task, build_task
 
 if TYPE_CHECKING:
     from trainers.communicator import Communicator
+
+# Over all ranks: Wu and Johnson (2021) find a thousand to ten thousand samples enough.
+_CALIBRATION_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class Training:
     spec: TrialSpec
     communicator: Communicator
     policy: BatchPolicy
+    learning_rate: LearningRate
     dataset: Dataset
     task: Task
     train: SampleSource
@@ -64,6 +83,9 @@ class Training:
     """Samples of a rank whose gradients are computed at once; None: those of a whole update."""
     train_step: TrainStep
     evaluate_step: EvaluateStep
+    calibrate_step: CalibrateStep
+    base_learning_rate: float = 0.0
+    """The optimizer's as it was built; later it has that of its last update."""
     warm_batches: set[tuple[int, int]] = field(default_factory=set)
     """(loader batch size, global batch size) of what the compiled calls have run."""
 
@@ -84,11 +106,12 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
     """
     with values_are_of_the_spec():
         policy = components.build("batch_policies", spec.batch_policy)
+        learning_rate = components.build("learning_rates", spec.learning_rate, spec.epochs)
     if before is not None and not _is_same_data(spec, before.spec):
         before = None
-    training = None if before is None else _reuse(before, spec, policy, communicator)
+    training = None if before is None else _reuse(before, spec, policy, learning_rate, communicator)
     if training is None:
-        training = _build_anew(spec, policy, communicator, before)
+        training = _build_anew(spec, policy, learning_rate, communicator, before)
     communicator.heartbeat()
     training.augmentation_seed.assign([spec.seed, communicator.rank])
     if training.part_size is not None:
@@ -96,10 +119,16 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
         training.part_size.assign(plan_parts(local_batch_sizes, spec.accumulation_steps))
     communicator.broadcast_variables([v.value for v in [*training.state.shared(), *training.state.moving_statistics()]])
     _fold_rank_into_seeds(training.state, communicator.rank)
-    return training
+    return replace(training, base_learning_rate=float(training.state.optimizer.learning_rate))
 
 
-def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator, before: Training | None) -> Training:
+def _build_anew(
+    spec: TrialSpec,
+    policy: BatchPolicy,
+    learning_rate: LearningRate,
+    communicator: Communicator,
+    before: Training | None,
+) -> Training:
     """Args: before: A trial with the same data."""
     if before is not None:
         dataset, train, val, test = before.dataset, before.train, before.val, before.test
@@ -117,6 +146,7 @@ def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator
         spec=spec,
         communicator=communicator,
         policy=policy,
+        learning_rate=learning_rate,
         dataset=dataset,
         task=task,
         train=train,
@@ -129,10 +159,13 @@ def _build_anew(spec: TrialSpec, policy: BatchPolicy, communicator: Communicator
             state.model, state.optimizer, dataset, task, communicator, seed, part_size, jit=spec.jit
         ),
         evaluate_step=compile_evaluate_step(state.model, dataset, task),
+        calibrate_step=compile_calibrate_step(state.model, dataset),
     )
 
 
-def _reuse(before: Training, spec: TrialSpec, policy: BatchPolicy, communicator: Communicator) -> Training | None:
+def _reuse(
+    before: Training, spec: TrialSpec, policy: BatchPolicy, learning_rate: LearningRate, communicator: Communicator
+) -> Training | None:
     """The trial in what `before` has compiled, with the values that it begins with; None where it takes another trace.
 
     Rank 0 alone builds its model: the others get the weights from there, as they do in any case.
@@ -156,7 +189,7 @@ def _reuse(before: Training, spec: TrialSpec, policy: BatchPolicy, communicator:
     if isinstance(before.state.optimizer, AdoptingOptimizer):
         with values_are_of_the_spec():
             before.state.optimizer.adopt(components.build("optimizers", spec.optimizer, before.state.model))
-    return replace(before, spec=spec, policy=policy)
+    return replace(before, spec=spec, policy=policy, learning_rate=learning_rate)
 
 
 @dataclass(frozen=True)
@@ -275,12 +308,15 @@ def train(
         global_batch_size = training.policy.global_batch_size(epoch, history)
 
         plan = training.plan(global_batch_size)
+        set_momentum_power(training, global_batch_size)
         train_epoch(training, progress, plan, demands.agree)
         if progress.loader_batches < plan.loader_batches(samples_per_rank(training)):
             progress.wall_s += time.perf_counter() - started
             save()
             return ends(Outcome.PAUSED, "interrupted inside an epoch; the checkpoint holds the place")
 
+        if spec.moving_statistics is MovingStatistics.RECALIBRATED:
+            recalibrate(training, epoch)
         communicator.average_variables([v.value for v in training.state.moving_statistics()])
         evaluation = evaluate(training)
         loss_sum, samples = communicator.sum(np.array([progress.loss_sum, progress.samples], np.float64))
@@ -362,7 +398,8 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: 
     """
     spec, communicator = training.spec, training.communicator
     order = training_order_of(training.train, spec.seed, progress.epoch, communicator.rank, communicator.world_size)
-    used = plan.updates(len(order)) * plan.local_batch_size
+    updates_of_epoch = plan.updates(len(order))
+    used = updates_of_epoch * plan.local_batch_size
     last = plan.loader_batches(len(order))
     order = order[progress.loader_batches * spec.loader_batch_size : used]
     train_s_before, started = progress.train_s, time.perf_counter()
@@ -370,7 +407,15 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: 
 
     for samples, labels, count in read_batches(training.train, order, spec.loader_batch_size):
         updates = plan.updates(count)
-        losses.append(training.train_step(samples, labels, tf.constant(plan.local_batch_size), tf.constant(updates)))
+        rates = rates_of_updates(
+            training.learning_rate,
+            training.base_learning_rate,
+            progress.epoch,
+            progress.updates,
+            updates,
+            updates_of_epoch,
+        )
+        losses.append(training.train_step(samples, labels, tf.constant(plan.local_batch_size), tf.constant(rates)))
         progress.loader_batches += 1
         progress.updates += updates
         progress.samples += count
@@ -384,6 +429,34 @@ def train_epoch(training: Training, progress: Progress, plan: BatchPlan, agree: 
     for loss in losses:
         progress.loss_sum += float(loss)
     progress.train_s = train_s_before + time.perf_counter() - started
+
+
+def set_momentum_power(training: Training, global_batch_size: int) -> None:
+    """Give batch normalisation the momentum of an epoch."""
+    is_scaled = training.spec.moving_statistics is MovingStatistics.SCALED
+    power = global_batch_size / training.policy.global_batch_sizes[0] if is_scaled else 1.0
+    for layer in batch_normalisations(training.state.model):
+        layer.current_momentum.assign(layer.momentum**power)
+
+
+def recalibrate(training: Training, epoch: int) -> None:
+    """Have the moving statistics be the means over training samples of this rank, as the weights are now.
+
+    Source: Wu and Johnson 2021, arXiv:2105.07576, section 3 ("PreciseBN").
+    """
+    communicator, model = training.communicator, training.state.model
+    order = training_order_of(training.train, training.spec.seed, epoch, communicator.rank, communicator.world_size)
+    batch_size = min(training.spec.loader_batch_size, len(order))
+    batches = min(len(order), math.ceil(_CALIBRATION_SAMPLES / communicator.world_size)) // batch_size or 1
+    random_states = [np.asarray(v) for v in training.state.random_states()]
+    for done, (samples, _, _) in enumerate(read_batches(training.train, order[: batches * batch_size], batch_size)):
+        for layer in batch_normalisations(model):
+            # The mean of all batches up to this one.
+            layer.current_momentum.assign(done / (done + 1))
+        training.calibrate_step(samples)
+        communicator.heartbeat()
+    for variable, value in zip(training.state.random_states(), random_states, strict=True):
+        variable.assign(value)
 
 
 @dataclass(frozen=True)
@@ -458,13 +531,15 @@ def warm_up(training: Training) -> None:
             tried = f"global_batch_size={size}"
             # Two updates where there are several: the loop is warm then, and the longest phase costs no more.
             plan = training.plan(size)
-            updates = min(plan.split, 2)
+            rates = tf.fill([min(plan.split, 2)], training.base_learning_rate)
             batch = _zeros(training, plan.loader_batch_size)
-            training.train_step(*batch, tf.constant(plan.local_batch_size), tf.constant(updates)).numpy()
+            training.train_step(*batch, tf.constant(plan.local_batch_size), rates).numpy()
             training.communicator.heartbeat()
         tried = f"loader_batch_size={loader_batch_size}"
         batch_size = evaluation_batch_size(len(evaluation_order(training, training.val)), loader_batch_size)
         training.evaluate_step(*_zeros(training, batch_size), tf.constant(batch_size))
+        if training.spec.moving_statistics is MovingStatistics.RECALIBRATED:
+            training.calibrate_step(_zeros(training, min(loader_batch_size, samples_per_rank(training)))[0])
     except tf.errors.ResourceExhaustedError as error:
         raise BatchTooLargeError(
             f"{tried} does not fit into the memory of rank {training.communicator.rank}; use {_advice(training)}a "

@@ -22,6 +22,18 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class MovingStatistics(StrEnum):
+    """How batch normalisation comes by the statistics that it evaluates with."""
+
+    MOVING = "moving"
+    """A moving average over the updates, with each layer's own momentum."""
+    SCALED = "scaled"
+    """The same, with the momentum to the power of global batch size / smallest global batch size: a sample counts as
+    much in a large batch as in a small one."""
+    RECALIBRATED = "recalibrated"
+    """The mean over training samples as the weights are after the epoch, computed anew before each evaluation."""
+
+
 SCORES = (
     "f1_micro",
     "f1_macro",
@@ -60,7 +72,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """A model, dataset, task, optimizer or batch policy: its file's name under trainers/ and its build options."""
+    """A component of any kind: its file's name under trainers/ and its build options."""
 
     name: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -85,6 +97,8 @@ class TrialSpec:
     cache_dir: str
     """Where decoded data sets are kept, shared by all trials."""
     task: ComponentSpec = ComponentSpec("multi_label")
+    learning_rate: ComponentSpec = ComponentSpec("constant")
+    """Of each update, as a share of the optimizer's."""
     objective: str = "f1_micro"
     """Of SCORES: the validation score that says which epoch is the best."""
     objective_epoch: ObjectiveEpoch = ObjectiveEpoch.LAST
@@ -98,6 +112,7 @@ class TrialSpec:
     precision: Precision = Precision.FLOAT32
     jit: bool = False
     """Whether XLA compiles the model and its gradient."""
+    moving_statistics: MovingStatistics = MovingStatistics.MOVING
     deterministic: bool = False
     """Op determinism and one thread: slower, bit-identical when repeated."""
     study_uuid: str = ""

@@ -84,7 +84,8 @@ def _small_phase_to_ours(training: Training, split: int, other: Callable[[tf.Ten
     samples, labels = _one_loader_batch(training)
 
     def ours() -> None:
-        training.train_step(samples, labels, tf.constant(len(labels) // split), tf.constant(split)).numpy()
+        rates = tf.fill([split], training.base_learning_rate)
+        training.train_step(samples, labels, tf.constant(len(labels) // split), rates).numpy()
 
     return _ratio(lambda: other(samples, labels), ours)
 

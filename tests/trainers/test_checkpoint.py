@@ -140,7 +140,7 @@ def test_a_trial_whose_checkpoints_are_all_damaged_starts_over(trial, state, cap
     assert all(f"{attempt.checkpoint_path} is damaged" in errors for attempt in attempts)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(st.data())
 def test_a_checkpoint_of_which_some_bits_have_turned_is_never_taken_for_something_else(trial, state, data):
     first, second = trial.attempt(1), trial.attempt(2)

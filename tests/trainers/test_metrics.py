@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn
@@ -65,7 +65,6 @@ def check_shared_scores(actual, predicted, probabilities, scores, classes) -> No
 
 
 @given(multi_label)
-@settings(deadline=None)
 def test_the_scores_of_many_labels_are_those_of_scikit_learn(data):
     actual, probabilities = data
     class_count = actual.shape[1]
@@ -78,7 +77,6 @@ def test_the_scores_of_many_labels_are_those_of_scikit_learn(data):
 
 
 @given(single_label)
-@settings(deadline=None)
 def test_the_scores_of_one_label_are_those_of_scikit_learn(data):
     actual, probabilities = data
     class_count = actual.shape[1]
@@ -94,7 +92,6 @@ def test_the_scores_of_one_label_are_those_of_scikit_learn(data):
 
 
 @given(multi_label)
-@settings(deadline=None)
 def test_no_threshold_has_a_higher_f1_than_the_one_that_is_chosen(data):
     for actual, probability in zip(data[0].T, data[1].T, strict=True):
         # A probability of 0 is never predicted: a threshold is a probability itself.

@@ -52,7 +52,7 @@ def trained(tmp_path: Path, model: str, precision: Precision, steps: int) -> tup
         state.model, state.optimizer, dataset, multi_label.build(19), rank, tf.Variable([1, 0], dtype=tf.int64)
     )
     samples, labels = map(tf.constant, read_samples(dataset.open(Split.TRAIN), np.arange(16)))
-    batch = (samples, labels, tf.constant(16), tf.constant(1))
+    batch = (samples, labels, tf.constant(16), tf.constant([spec.optimizer.options["learning_rate"]]))
     losses = [float(step(*batch)) / 16 for _ in range(steps)]
     kinds = {op.type: op.outputs[0].dtype for op in _operations(step) if op.type in ("Conv2D", "MatMul")}
     assert kinds["Conv2D"] == (tf.bfloat16 if precision is Precision.BFLOAT16 else tf.float32)

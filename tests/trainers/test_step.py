@@ -48,7 +48,7 @@ def trained(tmp_path: Path, part_size: int | None, *, jit: bool = False) -> tupl
     seed = tf.Variable([1, 0], dtype=tf.int64)
     step = compile_train_step(state.model, state.optimizer, dataset, TASK, rank, seed, parts, jit=jit)
     samples, labels = map(tf.constant, read_samples(dataset.open(Split.TRAIN), np.arange(SAMPLES)))
-    loss = step(samples, labels, tf.constant(SAMPLES // UPDATES), tf.constant(UPDATES))
+    loss = step(samples, labels, tf.constant(SAMPLES // UPDATES), tf.fill([UPDATES], 0.1))
     assert int(state.optimizer.iterations) == UPDATES
     return float(loss), [np.asarray(v) for v in state.model.trainable_variables], rank.reductions
 

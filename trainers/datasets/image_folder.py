@@ -130,7 +130,7 @@ class ImageFolder:
     sample_shape: tuple[int, ...]
     sample_dtype: np.dtype
     cache_path: Path
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation
 
     @property
     def class_names(self) -> tuple[str, ...]:

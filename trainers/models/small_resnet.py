@@ -27,6 +27,7 @@ def build(
     *,
     width: int = 16,
     blocks: Sequence[int] = (1, 1, 1),
+    stem_stride: int = 2,
     normalisation: str = "batch",
     batch_norm_momentum: float = 0.9,
     dropout_rate: float = 0.0,
@@ -36,6 +37,7 @@ def build(
     Args:
         width: Filters of the stem and of the first stage.
         blocks: Residual blocks of each stage.
+        stem_stride: Of the stem: the first stage has 1 / stem_stride of the image's resolution.
         normalisation: "batch", or "none": then N ranks with b samples each make the same update as one rank with N b.
         batch_norm_momentum: Share of the old moving statistics that one update keeps. Lower than Keras' 0.99, because
             short trials with large batches make only tens of updates.
@@ -48,6 +50,11 @@ def build(
         raise ComponentError(f"small_resnet: width={width!r}; it must be an integer of 1 or more.")
     if not isinstance(blocks, list | tuple) or not blocks or any(not isinstance(n, int) or n < 1 for n in blocks):
         raise ComponentError(f"small_resnet: blocks={blocks!r}; it must list the blocks of each stage, as [1, 1, 1].")
+    if not 1 <= stem_stride <= min(input_shape[:2]):
+        raise ComponentError(
+            f"small_resnet: stem_stride={stem_stride!r}; it must be between 1 and the image's side, "
+            f"{min(input_shape[:2])}."
+        )
     if normalisation not in list(Normalisation):
         raise ComponentError(f"small_resnet: normalisation={normalisation!r}; it must be {' or '.join(Normalisation)}.")
     if not 0 <= batch_norm_momentum < 1:
@@ -58,7 +65,7 @@ def build(
     unit = _ConvolutionUnit(Normalisation(normalisation), batch_norm_momentum)
     images = keras.Input(input_shape, name="images")
     # Half the resolution before the first block: three quarters of the time are saved there.
-    features = layers.ReLU()(unit(images, width, stride=2))
+    features = layers.ReLU()(unit(images, width, kernel=max(3, stem_stride + 1), stride=stem_stride))
     for stage, block_count in enumerate(blocks):
         for block in range(block_count):
             features = _residual_block(features, unit, width << stage, stride=2 if stage > 0 and block == 0 else 1)

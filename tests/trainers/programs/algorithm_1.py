@@ -144,9 +144,9 @@ def shapes(training: Training) -> Arrays:
     called: dict[str, list[tuple[int, int, int]]] = {"warm": [], "epochs": []}
     seen = called["warm"]
 
-    def train_step(samples, labels, local_batch_size, updates):
+    def train_step(samples, labels, local_batch_size, learning_rates):
         seen.append((0, len(samples), int(local_batch_size)))
-        return training.train_step(samples, labels, local_batch_size, updates)
+        return training.train_step(samples, labels, local_batch_size, learning_rates)
 
     def evaluate_step(samples, labels, count):
         seen.append((1, len(samples), 0))
