@@ -43,7 +43,7 @@ def test_from_the_archive_to_the_report(version, tmp_path):
     splits = archive / ("splits" if version is Version.V1 else "metadata.parquet")
     dataset = ("-m", "trainers.datasets.bigearthnet")
     paths = [f'dataset.path="{shards}"', f'dataset.node_cache="{node}"', f'study.runs_dir="{runs}"']
-    config = ("--config", "study/configs/bigearthnet.toml")
+    config = ("--config", "study/configs/paper.toml")
 
     run(*dataset, "synthesize", "--patches", "40", "--version", version, "--out", archive)
     run(*dataset, "prepare", "--archive", archive, "--version", version, "--splits", splits, "--out", shards)
