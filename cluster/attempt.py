@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +116,11 @@ def rank_command(request: AttemptRequest) -> tuple[str, ...]:
 
 def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of the ranks. Pure."""
-    root = str(Path(__file__).resolve().parent.parent)
     # The environment's own mpirun comes first: it belongs to the Open MPI that Horovod was built against.
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     return {
         **inherited,
         "PATH": path,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(request.layout.cpus_per_rank),
         # Horovod's own thread waits inside MPI, which by default takes a whole core from the training to do so.
@@ -137,7 +135,22 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
         "PRTE_ALLOW_RUN_AS_ROOT": "1",
         "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         **request.environment,
+        **_import_environment({**inherited, **request.environment}, request.code_folders),
     }
+
+
+def trainer_environment(inherited: Mapping[str, str], code_folders: Sequence[Path]) -> dict[str, str]:
+    """The environment of a process that imports what the ranks import and is none. Pure."""
+    return {**inherited, **_import_environment({}, code_folders)}
+
+
+def _import_environment(inherited: Mapping[str, str], code_folders: Sequence[Path]) -> dict[str, str]:
+    """Where Python looks for modules: in this project, then in a person's own folders."""
+    root = str(Path(__file__).resolve().parent.parent)
+    folders = [root, *map(str, code_folders), inherited.get("PYTHONPATH", "")]
+    # `python -m` would otherwise look first of all in the folder where the driver was started, in which somebody's own
+    # storage/ or trainers/ may lie.
+    return {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONSAFEPATH": "1"}
 
 
 class Runner:
@@ -229,7 +242,15 @@ class _StayingRanks:
         """Whether ranks started for the request would be such ones."""
         return request.ranks_stay and all(
             getattr(request, name) == getattr(self.request, name)
-            for name in ("layout", "launcher_name", "launcher_options", "environment", "grace_s")
+            for name in (
+                "layout",
+                "launcher_name",
+                "launcher_options",
+                "environment",
+                "grace_s",
+                "code_folders",
+                "code_sha256",
+            )
         )
 
     def take(self, attempt: AttemptDir) -> bool:

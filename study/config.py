@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
-from storage.protocol.records import SCORES, ComponentSpec, ObjectiveEpoch, Precision
+from storage.protocol.import_path import ImportPath
+from storage.protocol.records import KINDS, SCORES, ComponentSpec, ObjectiveEpoch, Precision
 from study import catalog
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
@@ -83,7 +84,7 @@ class TrainingSettings(_Table):
 
 
 class Component(BaseModel):
-    """`name` is a file's name; everything else in the table is an option of its `build`."""
+    """`name` is a file's name or an import path; everything else in the table is an option of its function."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -95,7 +96,7 @@ class Component(BaseModel):
 
 
 class StudyConfig(_Table):
-    """All that defines a study."""
+    """All that defines a study: settings, a component of each of KINDS, and what is sampled."""
 
     study: StudySettings
     training: TrainingSettings
@@ -114,8 +115,13 @@ class StudyConfig(_Table):
                 (component := getattr(self, kind)).name,
                 {**component.options, **self.search_space.options_for(kind, sampled)},
             )
-            for kind in catalog.KINDS
+            for kind in KINDS
         }
+
+    def own_components(self) -> list[ImportPath]:
+        """The components that are not bundled."""
+        names = [getattr(self, kind).name for kind in KINDS]
+        return [path for name in names if (path := ImportPath.parse(name)) is not None]
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""
@@ -163,7 +169,7 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
         raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: " + "\n  ".join(_describe(e) for e in error.errors())) from error
-    for kind in catalog.KINDS:
+    for kind in KINDS:
         component: Component = getattr(config, kind)
         sampled = getattr(config.search_space, kind)
         if both := sorted(set(component.options) & set(sampled)):

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
+from cluster.attempt import trainer_environment
 from storage.protocol.codec import to_json
-
-_ROOT = Path(__file__).resolve().parent.parent
+from study.own_code import CodeFolders
 
 
 def run_trainers_program(module: str, request: object) -> int:
@@ -18,7 +17,7 @@ def run_trainers_program(module: str, request: object) -> int:
 
     It says its own errors. Ctrl-C reaches it as it does this process, which then waits until it has cleaned up.
     """
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    environment = trainer_environment(os.environ, CodeFolders.here().paths)
     process = subprocess.Popen((sys.executable, "-m", module), env=environment, stdin=subprocess.PIPE, text=True)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
