@@ -13,6 +13,7 @@ from cluster.toml_tables import TablesError, check_tables, parse_toml
 from storage.protocol.import_path import ImportPath
 from storage.protocol.records import KINDS, SCORES, ComponentSpec, ObjectiveEpoch, Precision
 from study import catalog
+from study.notify import StudyEnd
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -83,6 +84,12 @@ class TrainingSettings(_Table):
     deterministic: bool = False
 
 
+class NotifySettings(_Table):
+    """Who is told, the environment says."""
+
+    on: tuple[StudyEnd, ...] = tuple(StudyEnd)
+
+
 class Component(BaseModel):
     """`name` is a file's name or an import path; everything else in the table is an option of its function."""
 
@@ -107,6 +114,7 @@ class StudyConfig(_Table):
     optimizer: Component
     batch_policy: Component
     search_space: SearchSpace
+    notify: NotifySettings = NotifySettings()
 
     def component_specs(self, sampled: dict[str, Any]) -> dict[str, ComponentSpec]:
         """Each kind's component with its fixed and its sampled options."""
@@ -123,10 +131,16 @@ class StudyConfig(_Table):
         names = [getattr(self, kind).name for kind in KINDS]
         return [path for name in names if (path := ImportPath.parse(name)) is not None]
 
+    def ends_to_tell(self) -> tuple[StudyEnd, ...] | None:
+        """The ends of which the config wants people told; None if it says nothing of that."""
+        return self.notify.on if "notify" in self.model_fields_set else None
+
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""
         study = self.study.model_dump(mode="json", include=_IDENTITY_OF_STUDY)
-        rest = self.model_dump(mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}})
+        rest = self.model_dump(
+            mode="json", exclude={"study": True, "notify": True, "training": {"checkpoint_every_epochs"}}
+        )
         return {"study": study, **rest}
 
     @classmethod
