@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from tests.study.driver import Workplace, new_workplace
+from tests.study.driver import WITHIN_S, Workplace, new_workplace
 
 MODEL = """
 import keras
@@ -31,10 +31,6 @@ def steady(*, size: int):
 
 def faulty(*, size: int):
     return Constant(size + [])
-
-
-def demanding(model, *, size: int):
-    return Constant(size)
 
 
 def hidden(**options):
@@ -64,7 +60,7 @@ def package(workplace) -> Path:
     return package
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(4 * WITHIN_S)
 def test_two_ranks_train_a_model_and_a_policy_of_a_package_beside_the_config_with_an_optimizer_of_keras(
     workplace, package
 ):
@@ -74,7 +70,7 @@ def test_two_ranks_train_a_model_and_a_policy_of_a_package_beside_the_config_wit
         *("--set", "batch_policy={name='ours.policies:steady', size=16}"),
     ]
 
-    done = workplace.run("--trials", "1", *settings)
+    done = workplace.run("--trials", "1", *settings, within_s=2 * WITHIN_S)
 
     assert done.exit_code == 0, done.output
     assert [trial.state for trial in workplace.trials()] == [TrialState.COMPLETE]
@@ -118,8 +114,8 @@ def test_two_ranks_train_a_model_and_a_policy_of_a_package_beside_the_config_wit
             id="raises",
         ),
         pytest.param(
-            "batch_policy={name='ours.policies:demanding', size=16}",
-            ["must take no positional parameter"],
+            "dataset={name='ours.policies:hidden', size=16}",
+            ["ours.policies:hidden(**options) must take (cache_dir) by position"],
             id="another contract",
         ),
         pytest.param(
