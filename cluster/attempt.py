@@ -153,6 +153,23 @@ def _import_environment(inherited: Mapping[str, str], code_folders: Sequence[Pat
     return {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONSAFEPATH": "1"}
 
 
+_OF_RANKS = (
+    "layout",
+    "launcher_name",
+    "launcher_options",
+    "environment",
+    "grace_s",
+    "code_folders",
+    # What has been imported stays as it was.
+    "code_sha256",
+)
+
+
+def may_share_ranks(earlier: AttemptRequest, later: AttemptRequest) -> bool:
+    """Whether ranks that were started or sent for one attempt would have been started alike for the other. Pure."""
+    return later.ranks_stay and all(getattr(earlier, name) == getattr(later, name) for name in _OF_RANKS)
+
+
 class Runner:
     """Runs attempts one after another. Ranks that stayed after one are there for the next."""
 
@@ -212,7 +229,7 @@ class Runner:
         staying, self._staying = self._staying, None
         if staying is None:
             return None
-        if staying.suit(request) and staying.take(attempt):
+        if may_share_ranks(staying.request, request) and staying.take(attempt):
             return staying.supervisor
         _end_supervisor(staying.supervisor, staying.request.grace_s)
         return None
@@ -237,21 +254,6 @@ class _StayingRanks:
 
     supervisor: subprocess.Popen
     request: AttemptRequest
-
-    def suit(self, request: AttemptRequest) -> bool:
-        """Whether ranks started for the request would be such ones."""
-        return request.ranks_stay and all(
-            getattr(request, name) == getattr(self.request, name)
-            for name in (
-                "layout",
-                "launcher_name",
-                "launcher_options",
-                "environment",
-                "grace_s",
-                "code_folders",
-                "code_sha256",
-            )
-        )
 
     def take(self, attempt: AttemptDir) -> bool:
         """Send them to an attempt; whether they have gone there. Else they may have died or hung since."""
