@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +116,11 @@ def rank_command(request: AttemptRequest) -> tuple[str, ...]:
 
 def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of the ranks. Pure."""
-    root = str(Path(__file__).resolve().parent.parent)
     # The environment's own mpirun comes first: it belongs to the Open MPI that Horovod was built against.
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     return {
         **inherited,
         "PATH": path,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(request.layout.cpus_per_rank),
         # Horovod's own thread waits inside MPI, which by default takes a whole core from the training to do so.
@@ -137,7 +135,39 @@ def rank_environment(request: AttemptRequest, inherited: Mapping[str, str]) -> d
         "PRTE_ALLOW_RUN_AS_ROOT": "1",
         "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         **request.environment,
+        **_import_environment({**inherited, **request.environment}, request.code_folders),
     }
+
+
+def trainer_environment(inherited: Mapping[str, str], code_folders: Sequence[Path]) -> dict[str, str]:
+    """The environment of a process that imports what the ranks import and is none. Pure."""
+    return {**inherited, **_import_environment({}, code_folders)}
+
+
+def _import_environment(inherited: Mapping[str, str], code_folders: Sequence[Path]) -> dict[str, str]:
+    """Where Python looks for modules: in this project, then in a person's own folders."""
+    root = str(Path(__file__).resolve().parent.parent)
+    folders = [root, *map(str, code_folders), inherited.get("PYTHONPATH", "")]
+    # `python -m` would otherwise look first of all in the folder where the driver was started, in which somebody's own
+    # storage/ or trainers/ may lie.
+    return {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONSAFEPATH": "1"}
+
+
+_OF_RANKS = (
+    "layout",
+    "launcher_name",
+    "launcher_options",
+    "environment",
+    "grace_s",
+    "code_folders",
+    # What has been imported stays as it was.
+    "code_sha256",
+)
+
+
+def may_share_ranks(earlier: AttemptRequest, later: AttemptRequest) -> bool:
+    """Whether ranks that were started or sent for one attempt would have been started alike for the other. Pure."""
+    return later.ranks_stay and all(getattr(earlier, name) == getattr(later, name) for name in _OF_RANKS)
 
 
 class Runner:
@@ -199,7 +229,7 @@ class Runner:
         staying, self._staying = self._staying, None
         if staying is None:
             return None
-        if staying.suit(request) and staying.take(attempt):
+        if may_share_ranks(staying.request, request) and staying.take(attempt):
             return staying.supervisor
         _end_supervisor(staying.supervisor, staying.request.grace_s)
         return None
@@ -224,13 +254,6 @@ class _StayingRanks:
 
     supervisor: subprocess.Popen
     request: AttemptRequest
-
-    def suit(self, request: AttemptRequest) -> bool:
-        """Whether ranks started for the request would be such ones."""
-        return request.ranks_stay and all(
-            getattr(request, name) == getattr(self.request, name)
-            for name in ("layout", "launcher_name", "launcher_options", "environment", "grace_s")
-        )
 
     def take(self, attempt: AttemptDir) -> bool:
         """Send them to an attempt; whether they have gone there. Else they may have died or hung since."""

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
-from storage.protocol.records import SCORES, ComponentSpec, MovingStatistics, ObjectiveEpoch, Precision
+from storage.protocol.import_path import ImportPath
+from storage.protocol.records import KINDS, SCORES, ComponentSpec, MovingStatistics, ObjectiveEpoch, Precision
 from study import catalog
+from study.notify import StudyEnd
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -85,8 +87,14 @@ class TrainingSettings(_Table):
     deterministic: bool = False
 
 
+class NotifySettings(_Table):
+    """Who is told, the environment says."""
+
+    on: tuple[StudyEnd, ...] = tuple(StudyEnd)
+
+
 class Component(BaseModel):
-    """`name` is a file's name; everything else in the table is an option of its `build`."""
+    """`name` is a file's name or an import path; everything else in the table is an option of its function."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -98,7 +106,7 @@ class Component(BaseModel):
 
 
 class StudyConfig(_Table):
-    """All that defines a study."""
+    """All that defines a study: settings, a component of each of KINDS, and what is sampled."""
 
     study: StudySettings
     training: TrainingSettings
@@ -110,6 +118,7 @@ class StudyConfig(_Table):
     learning_rate: Component = Component(name="constant")
     batch_policy: Component
     search_space: SearchSpace
+    notify: NotifySettings = NotifySettings()
 
     def component_specs(self, sampled: dict[str, Any]) -> dict[str, ComponentSpec]:
         """Each kind's component with its fixed and its sampled options."""
@@ -118,13 +127,24 @@ class StudyConfig(_Table):
                 (component := getattr(self, kind)).name,
                 {**component.options, **self.search_space.options_for(kind, sampled)},
             )
-            for kind in catalog.KINDS
+            for kind in KINDS
         }
+
+    def own_components(self) -> list[ImportPath]:
+        """The components that are not bundled."""
+        names = [getattr(self, kind).name for kind in KINDS]
+        return [path for name in names if (path := ImportPath.parse(name)) is not None]
+
+    def ends_to_tell(self) -> tuple[StudyEnd, ...] | None:
+        """The ends of which the config wants people told; None if it says nothing of that."""
+        return self.notify.on if "notify" in self.model_fields_set else None
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""
         study = self.study.model_dump(mode="json", include=_IDENTITY_OF_STUDY)
-        rest = self.model_dump(mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}})
+        rest = self.model_dump(
+            mode="json", exclude={"study": True, "notify": True, "training": {"checkpoint_every_epochs"}}
+        )
         return {"study": study, **rest}
 
     @classmethod
@@ -168,7 +188,7 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
         raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: " + "\n  ".join(_describe(e) for e in error.errors())) from error
-    for kind in catalog.KINDS:
+    for kind in KINDS:
         component: Component = getattr(config, kind)
         sampled = getattr(config.search_space, kind)
         if both := sorted(set(component.options) & set(sampled)):

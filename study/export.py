@@ -19,9 +19,11 @@ from storage.database import schema  # noqa: E402
 from storage.database.endpoint import StorageError, folder_of, open_existing_study, parse_public_url  # noqa: E402
 from storage.protocol.codec import from_plain  # noqa: E402
 from storage.protocol.exports import ExportRequest, TrialToExport  # noqa: E402
-from storage.protocol.records import ClassScores  # noqa: E402
-from storage.protocol.trial_dir import TrialDir  # noqa: E402
+from storage.protocol.import_path import ImportPath  # noqa: E402
+from storage.protocol.records import KINDS, ClassScores  # noqa: E402
+from storage.protocol.trial_dir import TrialDir, TrialDirError  # noqa: E402
 from study.model_process import run_trainers_program  # noqa: E402
+from study.own_code import CodeFolders  # noqa: E402
 from study.report import completed_trials, record_of  # noqa: E402
 
 _EXIT_BAD_INPUT = 2
@@ -41,11 +43,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StorageError, ExportRequestError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return _EXIT_BAD_INPUT
-    exit_code = run_trainers_program("trainers.export", request)
+    exit_code = run_trainers_program("trainers.export", request, _code_folders(request))
     if exit_code == 0:
         numbers = ", ".join(f"{trial.number} ({request.objective} {trial.score:.4f})" for trial in request.trials)
         Console().print(f"exported trial {numbers} to {arguments.out}", highlight=False, markup=False, soft_wrap=True)
     return exit_code
+
+
+def _code_folders(request: ExportRequest) -> tuple[Path, ...]:
+    """Where the packages lie with which the trials were built; none if all of that is bundled."""
+    try:
+        specs = [TrialDir(Path(trial.trial_dir)).read_spec() for trial in request.trials]
+    except TrialDirError:
+        # The process that builds them finds the same, and says it.
+        return ()
+    names = [getattr(spec, kind).name for spec in specs for kind in KINDS]
+    return CodeFolders.here().paths if any(map(ImportPath.parse, names)) else ()
 
 
 def make_request(

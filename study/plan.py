@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cluster.toml_tables import check_text
 from storage.protocol.attempts import AttemptRequest, RankLayout
 from storage.protocol.records import ComponentSpec, TrialSpec
 from study.config import StudyConfig
+from study.own_code import CodeFolders
 from study.seeds import derive_seed
 
 
@@ -29,6 +30,8 @@ class StudyPlan:
     """Without password."""
     folder: Path
     """Of the study, absolute: its trials' folders, its log, its jobs."""
+    code_folders: CodeFolders = field(default_factory=lambda: CodeFolders(()))
+    """Where the packages of components that are not bundled lie, unless they are installed."""
 
     @classmethod
     def make(cls, config: StudyConfig, site: SiteProfile, cores: int, database: URL) -> StudyPlan:
@@ -41,7 +44,10 @@ class StudyPlan:
         """
         folder = (config.study.runs_dir / config.study.name).resolve()
         check_text(str(folder), f"the study's folder {str(folder)!r}")
-        return cls(config, site, site.layout(cores), site.concurrent_trials(cores), database, folder)
+        code_folders = CodeFolders.here() if config.own_components() else CodeFolders(())
+        for path in code_folders.paths:
+            check_text(str(path), f"the folder {str(path)!r}, in which packages are looked for,")
+        return cls(config, site, site.layout(cores), site.concurrent_trials(cores), database, folder, code_folders)
 
     @property
     def name(self) -> str:
@@ -75,12 +81,7 @@ class StudyPlan:
             objective_epoch=self.config.study.objective_epoch,
             patience=settings.patience,
             test_split=self.config.study.test_split,
-            model=components["model"],
-            dataset=components["dataset"],
-            task=components["task"],
-            optimizer=components["optimizer"],
-            learning_rate=components["learning_rate"],
-            batch_policy=components["batch_policy"],
+            **components,
         )
 
     def request(self, trial_number: int, attempt_number: int, time_left_s: float) -> AttemptRequest:
@@ -102,7 +103,17 @@ class StudyPlan:
             heartbeat_timeout_s=self.site.heartbeat_timeout_s,
             time_left_s=time_left_s,
             ranks_stay=self.site.resident_ranks,
+            code_folders=self.code_folders.paths,
+            code_sha256=self.code_sha256(),
         )
+
+    def code_sha256(self) -> str:
+        """Of the source of all components that are not bundled, as it is now; empty if there are none.
+
+        Raises:
+            OwnCodeError: A package is not there any more.
+        """
+        return self.code_folders.sha256(self.config.own_components())
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from cluster.attempt import trainer_environment
 from cluster.diagnosis import cause
 from storage.protocol.files import write_atomically
 from storage.protocol.records import spec_sha256
@@ -49,7 +50,7 @@ def check(plan: StudyPlan, say: Callable[[str], None], build: bool = True) -> No
         for number, sampled in enumerate(_samples(plan)):
             trials.append(TrialDir(Path(scratch) / str(number)))
             trials[-1].create(plan.spec(0, sampled, study_uuid=""))
-        fingerprint = _fingerprint(trials[0])
+        fingerprint = _fingerprint(trials[0], plan.code_sha256())
         built = plan.config.study.cache_dir / "preflight" / f"{fingerprint}.json"
         must_build = build and not built.exists()
         started_s = time.monotonic()
@@ -68,7 +69,7 @@ def _run(plan: StudyPlan, folders: list[Path], build: bool) -> None:
     try:
         done = subprocess.run(
             [*command, *options],
-            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            env=trainer_environment(os.environ, plan.code_folders.paths),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -90,10 +91,10 @@ def _memory_of_a_rank(plan: StudyPlan) -> float | None:
     return int(match[1]) * _UNITS[match[2]] / plan.layout.ranks_per_node
 
 
-def _fingerprint(trial: TrialDir) -> str:
-    """Of what is built, and of the trainer's code."""
+def _fingerprint(trial: TrialDir, code_sha256: str) -> str:
+    """Of what is built, and of the code that builds it: the trainer's and a person's own."""
     spec = json.loads((trial.path / "spec.json").read_text()) | dict.fromkeys(_NOT_BUILT)
-    digest = hashlib.sha256(spec_sha256(json.dumps(spec)).encode())
+    digest = hashlib.sha256((spec_sha256(json.dumps(spec)) + code_sha256).encode())
     for path in sorted(_TRAINERS.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

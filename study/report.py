@@ -21,7 +21,7 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     best = best_trial(trials)
-    table.add_row("trials", _count_outcomes(trials))
+    table.add_row("trials", count_outcomes(trials))
     if best is not None and (record := record_of(best)) is not None:
         table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
         table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
@@ -69,7 +69,8 @@ def completed_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
-def _count_outcomes(trials: Sequence[FrozenTrial]) -> str:
+def count_outcomes(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials ended in which way, in words."""
     # Without an outcome it is still "running" to the database, but no longer to this driver.
     records = [record_of(trial) for trial in trials]
     outcomes = ["unfinished" if record is None else record.outcome for record in records]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cluster.pool import Pool
     from cluster.slurm.job import StudyJobs
     from storage.database.lease import StudyLease
+    from study.notify import Notifier
     from study.plan import StudyPlan
 
 _EXIT_NO_TRIAL_COMPLETED = 1
@@ -62,6 +63,7 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     from cluster.profile import available_cores, check_complete, load_site
     from storage.database.endpoint import check_connection, insecurity, parse_public_url
     from study import dry_run, preflight
+    from study.notify import Notifier
     from study.plan import StudyPlan
     from study.samplers import check_sampler
 
@@ -74,6 +76,7 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     def say(text: str) -> None:
         console.print(f"note: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
+    notifier = Notifier.from_environment(config.ends_to_tell(), os.environ, say)
     if (risk := insecurity(url)) is not None:
         say(risk)
     if arguments.dry_run:
@@ -84,10 +87,12 @@ def _run(config: StudyConfig, arguments: argparse.Namespace, console: Console) -
     # Before the preflight, which takes longer and has no use for the password.
     check_connection(url)
     preflight.check(plan, say)
-    return _run_study(plan, arguments, console, say)
+    return _run_study(plan, arguments, console, say, notifier)
 
 
-def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console, say: Callable[[str], None]) -> int:
+def _run_study(
+    plan: StudyPlan, arguments: argparse.Namespace, console: Console, say: Callable[[str], None], notifier: Notifier
+) -> int:
     import optuna
     from optuna.trial import TrialState
 
@@ -145,7 +150,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
         pool = _open_pool(plan)
         trials = []
         try:
-            with pool, view:
+            with notifier.tells_ends_of(plan, stop, lambda: study.get_trials(deepcopy=False)), pool, view:
                 StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK).run()
             trials = ledger.trials()
             console.print(closing_table(plan.name, trials, public_url(url)))

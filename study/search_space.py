@@ -85,7 +85,7 @@ PARAMETER_TYPES: dict[str, type[BaseModel]] = {"float": FloatRange, "int": IntRa
 
 
 class SearchSpace(BaseModel):
-    """Which options of which component are sampled: one table per kind of component."""
+    """Which options of which component are sampled: one table for each of KINDS."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

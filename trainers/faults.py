@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from storage.protocol.exit_codes import ExitCode
 from storage.protocol.files import is_disk_full
+from trainers.components import ComponentMissingError
 from trainers.datasets import DatasetError
 
 
@@ -43,11 +44,12 @@ def values_are_of_the_spec() -> Iterator[None]:
     """In the block, a value that is refused is one of the specification's.
 
     Raises:
-        SpecError: In the place of any other ValueError but a data set's, whose files may be damaged or away.
+        SpecError: In the place of any other ValueError but those for what may be damaged or away: a data set's, or a
+            package's that is not there.
     """
     try:
         yield
-    except (DatasetError, SpecError):
+    except (DatasetError, SpecError, ComponentMissingError):
         raise
     except ValueError as error:
         raise SpecError(str(error)) from error
@@ -68,7 +70,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.SUPERSEDED
     if isinstance(error, CheckpointError):
         return ExitCode.BAD_CHECKPOINT
-    # Data that were there when the study began are on a mount that is not here, or were damaged since.
-    if isinstance(error, AllocationError | DatasetError | OSError):
+    # Data or code that were there when the study began are on a mount that is not here, or were damaged since.
+    if isinstance(error, AllocationError | DatasetError | ComponentMissingError | OSError):
         return ExitCode.UNUSABLE_ALLOCATION
     return ExitCode.CRASHED

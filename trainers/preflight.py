@@ -192,7 +192,7 @@ def main() -> int:
         datasets = [check_spec(spec, arguments.memory_per_rank) for spec in specs]
         if arguments.build:
             try_build(specs[0], datasets[0])
-    except (SpecError, DatasetError, OSError) as error:
+    except (SpecError, DatasetError, components.ComponentMissingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.BAD_SPEC
     return 0

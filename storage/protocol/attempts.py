@@ -57,6 +57,10 @@ class AttemptRequest:
 
     ranks_stay: bool = False
     """Whether the ranks wait for the next attempt when this one has come to a result."""
+    code_folders: tuple[Path, ...] = ()
+    """Where the packages of components that are not bundled lie, unless they are installed."""
+    code_sha256: str = ""
+    """Of those packages' source. Ranks that stay have imported it as it was."""
 
     @property
     def key(self) -> str:

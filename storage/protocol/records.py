@@ -72,14 +72,50 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """A component of any kind: its file's name under trainers/ and its build options."""
+    """A component and its build options."""
 
     name: str
+    """A file's name in the folder of its kind under trainers/, or an import path, `package.module:function`."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class TrialSpec:
+class Kind:
+    """A kind of component."""
+
+    folder: str
+    """Under trainers/, with those that are bundled."""
+    given: tuple[str, ...] = ()
+    """What the trainer hands to every component of the kind, by position."""
+
+
+def _kind(folder: str, *given: str) -> dict[str, Kind]:
+    return {"kind": Kind(folder, given)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """A component of each kind. Which kinds there are is said here; a config has a table of each field's name."""
+
+    model: ComponentSpec = dataclasses.field(metadata=_kind("models", "input_shape", "class_count"))
+    dataset: ComponentSpec = dataclasses.field(metadata=_kind("datasets", "cache_dir"))
+    task: ComponentSpec = dataclasses.field(
+        default=ComponentSpec("multi_label"), metadata=_kind("tasks", "class_count")
+    )
+    optimizer: ComponentSpec = dataclasses.field(metadata=_kind("optimizers", "model"))
+    learning_rate: ComponentSpec = dataclasses.field(
+        default=ComponentSpec("constant"), metadata=_kind("learning_rates", "epochs")
+    )
+    """Of each update, as a share of the optimizer's."""
+    batch_policy: ComponentSpec = dataclasses.field(metadata=_kind("batch_policies"))
+
+
+KINDS: dict[str, Kind] = {field.name: field.metadata["kind"] for field in dataclasses.fields(Components)}
+"""By the name of a component's table in a config."""
+
+
+@dataclass(frozen=True)
+class TrialSpec(Components):
     """All that the ranks need to know to train one trial."""
 
     study_name: str
@@ -90,15 +126,8 @@ class TrialSpec:
     world_size: int
     loader_batch_size: int
     """Samples per rank that the input pipeline hands over at once."""
-    model: ComponentSpec
-    dataset: ComponentSpec
-    optimizer: ComponentSpec
-    batch_policy: ComponentSpec
     cache_dir: str
     """Where decoded data sets are kept, shared by all trials."""
-    task: ComponentSpec = ComponentSpec("multi_label")
-    learning_rate: ComponentSpec = ComponentSpec("constant")
-    """Of each update, as a share of the optimizer's."""
     objective: str = "f1_micro"
     """Of SCORES: the validation score that says which epoch is the best."""
     objective_epoch: ObjectiveEpoch = ObjectiveEpoch.LAST

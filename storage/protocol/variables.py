@@ -13,3 +13,7 @@ STORAGE_URL = "SWITCHYARD_STORAGE"
 
 STORAGE_PASSWORD = "SWITCHYARD_STORAGE_PASSWORD"
 """Set by a person, read and removed by the driver."""
+
+NOTIFY_URLS = "SWITCHYARD_NOTIFY_URLS"
+"""Services that are told how a study ended: URLs of apprise, which hold credentials, with spaces between them. Set by a
+person, read and removed by the driver."""

@@ -21,7 +21,15 @@ import psutil
 import pytest
 
 from cluster import private_network
-from cluster.attempt import AttemptWatch, StopSignal, rank_command, rank_environment, run_attempt
+from cluster.attempt import (
+    AttemptWatch,
+    StopSignal,
+    may_share_ranks,
+    rank_command,
+    rank_environment,
+    run_attempt,
+    trainer_environment,
+)
 from cluster.diagnosis import OomKills
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, RankLayout
 from storage.protocol.exit_codes import ExitCode
@@ -65,6 +73,44 @@ def test_the_environments_own_mpirun_comes_first():
 def test_the_project_comes_before_whatever_is_on_the_python_path():
     assert rank_environment(REQUEST, {"PYTHONPATH": "/theirs"})["PYTHONPATH"] == f"{ROOT}:/theirs"
     assert rank_environment(REQUEST, {})["PYTHONPATH"] == str(ROOT)
+
+
+def test_a_persons_own_packages_come_after_the_project_and_before_what_is_on_the_python_path():
+    request = dataclasses.replace(REQUEST, code_folders=(Path("/home/ada/study"),), environment={"PYTHONPATH": "/site"})
+
+    environment = rank_environment(request, {"PYTHONPATH": "/job"})
+
+    assert environment["PYTHONPATH"] == f"{ROOT}:/home/ada/study:/site"
+    assert (
+        trainer_environment({"PYTHONPATH": "/theirs"}, request.code_folders)["PYTHONPATH"] == f"{ROOT}:/home/ada/study"
+    )
+
+
+def test_python_finds_the_project_where_the_current_folder_holds_packages_of_the_same_name(tmp_path):
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage/__init__.py").write_text("raise RuntimeError('this is not the project')")
+    command = (sys.executable, "-m", "storage.protocol.variables")
+
+    done = subprocess.run(command, cwd=tmp_path, env=rank_environment(REQUEST, os.environ), capture_output=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ranks_stay": False},
+        {"environment": {"NCCL_DEBUG": "INFO"}},
+        {"code_folders": (Path("/home/ada/study"),)},
+        {"code_sha256": "another"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_ranks_that_stay_are_not_sent_to_an_attempt_for_which_others_would_have_been_started(change):
+    stays = dataclasses.replace(REQUEST, ranks_stay=True)
+
+    assert may_share_ranks(stays, dataclasses.replace(stays, trial_number=9, attempt_number=4, time_left_s=5.0))
+    assert not may_share_ranks(stays, dataclasses.replace(stays, **change))
 
 
 def test_a_sites_environment_is_the_strongest():

@@ -10,21 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.protocol.records import ComponentSpec, EpochMetrics
-from study.catalog import component_names
+from tests.contracts import subjects
 from tests.contracts.batch_policy_examples import EXAMPLES
 from trainers import components
 from trainers.batch_policies import BatchPolicy
 
 EPOCHS = 30
-CASES = [(name, options) for name in component_names("batch_policy") for options in EXAMPLES.get(name, [])]
+CASES = [
+    (name, options)
+    for name in subjects.names("batch_policy")
+    for options in ([subjects.options_of(name)] if subjects.is_own(name) else EXAMPLES.get(name, []))
+]
 
 every_policy = pytest.mark.parametrize(("name", "options"), CASES)
 losses = st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=EPOCHS, max_size=EPOCHS)
 
 
-@pytest.mark.parametrize("name", component_names("batch_policy"))
+@pytest.mark.parametrize("name", subjects.names("batch_policy"))
 def test_there_is_an_example(name):
-    assert EXAMPLES.get(name), f"add {name!r} to EXAMPLES in tests/contracts/batch_policy_examples.py"
+    assert EXAMPLES.get(name) or subjects.is_own(name), (
+        f"add {name!r} to EXAMPLES in tests/contracts/batch_policy_examples.py"
+    )
 
 
 @every_policy

@@ -10,21 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.protocol.records import ComponentSpec
-from study.catalog import component_names
+from tests.contracts import subjects
 from tests.contracts.learning_rate_examples import EXAMPLES
 from trainers import components
 from trainers.learning_rates import LearningRate, rates_of_updates
 
 EPOCHS = 30
-CASES = [(name, options) for name in component_names("learning_rate") for options in EXAMPLES.get(name, [])]
+CASES = [
+    (name, options)
+    for name in subjects.names("learning_rate")
+    for options in ([subjects.options_of(name)] if subjects.is_own(name) else EXAMPLES.get(name, []))
+]
 
 every_schedule = pytest.mark.parametrize(("name", "options"), CASES)
 places = st.floats(0, EPOCHS, exclude_min=True, exclude_max=True)
 
 
-@pytest.mark.parametrize("name", component_names("learning_rate"))
+@pytest.mark.parametrize("name", subjects.names("learning_rate"))
 def test_there_is_an_example(name):
-    assert EXAMPLES.get(name), f"add {name!r} to EXAMPLES in tests/contracts/learning_rate_examples.py"
+    assert EXAMPLES.get(name) or subjects.is_own(name), (
+        f"add {name!r} to EXAMPLES in tests/contracts/learning_rate_examples.py"
+    )
 
 
 @every_schedule

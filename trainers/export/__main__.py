@@ -21,13 +21,14 @@ def main() -> int:
     # The login node may have no GPU, and one that is taken would be missing to a trial.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import_tensorflow()
+    from trainers.components import ComponentMissingError
     from trainers.datasets import DatasetError
     from trainers.export.folder import ExportError, export
 
     request = from_json(ExportRequest, sys.stdin.read())
     try:
         export(request)
-    except (ExportError, SpecError, DatasetError, CheckpointError, OSError) as error:
+    except (ExportError, SpecError, DatasetError, ComponentMissingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.BAD_SPEC
     return 0
