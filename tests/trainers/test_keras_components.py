@@ -13,7 +13,7 @@ from trainers import components
 from trainers.components import ComponentError
 from trainers.model_graph import exchange_layers
 
-OPTIMIZERS = ["SGD", "Adam", "AdamW", "Nadam", "RMSprop", "Adagrad", "Adamax", "Lion", "Adafactor"]
+OPTIMIZERS = ["SGD", "AdamW", "Nadam", "Lion", "Adafactor"]
 # The smallest of those that do something to their images, or end in something else than a layer of weights.
 MODELS = {"EfficientNetB0": {}, "MobileNet": {"alpha": 0.25}, "MobileNetV3Small": {"dropout_rate": 0.1}}
 
@@ -93,7 +93,7 @@ def build_model(name: str, **options) -> keras.Model:
     return components.build("models", ComponentSpec(f"keras.applications:{name}", options), (32, 32, 12), 5)
 
 
-def build_optimizer(name: str, model: keras.Model, **options) -> keras.optimizers.Optimizer:
+def build_optimizer(name: str, model: keras.Model, /, **options) -> keras.optimizers.Optimizer:
     optimizer = components.build("optimizers", ComponentSpec(f"keras.optimizers:{name}", options), model)
     optimizer.build(model.trainable_variables)
     return optimizer
