@@ -40,10 +40,14 @@ def test_every_config_that_comes_along_loads(path):
             "training.epoch=3",
             "training.epoch",
             "epochs, loader_batch_size, patience, checkpoint_every_epochs, accumulation_steps, precision, jit, "
-            "deterministic",
+            "moving_statistics, deterministic",
         ),
-        ("modle.name=x", "modle", "study, training, model, dataset, task, optimizer, batch_policy, search_space"),
-        ("search_space.optimiser.x.low=1", "search_space.optimiser", "model, dataset, task, optimizer, batch_policy"),
+        (
+            "modle.name=x",
+            "modle",
+            "study, training, model, dataset, task, optimizer, learning_rate, batch_policy, search_space",
+        ),
+        ("search_space.optimiser.x.low=1", "search_space.optimiser", "model, dataset, task, optimizer, learning_rate"),
         ("search_space.optimizer.learning_rate.lo=1", "learning_rate.lo", "type, low, high, log."),
         ('search_space.model.width={type="categorical", choises=[1]}', "width.choises", "type, choices."),
     ],
@@ -73,7 +77,7 @@ def test_an_unknown_option_of_a_component_is_refused_and_those_that_it_takes_are
     message = refusal(config_path, "model.depth=3")
 
     assert "takes no option depth" in message
-    assert "batch_norm_momentum, blocks, dropout_rate, normalisation, width" in message
+    assert "batch_norm_momentum, blocks, dropout_rate, normalisation, stem_stride, width" in message
 
 
 def test_an_unknown_option_is_refused_when_it_is_sampled_too(config_path):
