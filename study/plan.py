@@ -12,6 +12,7 @@ from cluster.profile import SiteProfile
 from cluster.toml_tables import check_text
 from storage.protocol.attempts import AttemptRequest, RankLayout
 from storage.protocol.records import ComponentSpec, TrialSpec
+from study import catalog
 from study.config import StudyConfig
 from study.seeds import derive_seed
 
@@ -101,6 +102,17 @@ class StudyPlan:
             time_left_s=time_left_s,
             ranks_stay=self.site.resident_ranks,
         )
+
+    def full_config(self) -> dict[str, Any]:
+        """The whole config as JSON, good from any folder: what it takes to train such trials again."""
+        config = self.config.model_dump(mode="json", exclude={"study": {"storage"}})
+        study = self.config.study
+        config["study"] |= {"runs_dir": str(self.folder.parent), "cache_dir": str(study.cache_dir.resolve())}
+        for kind in catalog.KINDS:
+            component = getattr(self.config, kind)
+            spec = _with_absolute_path(ComponentSpec(component.name, component.options))
+            config[kind] = {"name": spec.name, **spec.options}
+        return config
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""

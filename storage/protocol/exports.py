@@ -17,6 +17,19 @@ CARD_NAME = "model_card.md"
 
 
 @dataclass(frozen=True)
+class SeedInterval:
+    """A score over trainings of one configuration that differ in their seed."""
+
+    seeds: int
+    mean: float
+    deviation: float | None
+    """Of the sample, standard; None of one seed, as the next two."""
+    low: float | None
+    """Of the 95 % interval of the mean, by Student's t; it may reach beyond [0, 1]."""
+    high: float | None
+
+
+@dataclass(frozen=True)
 class TrialToExport:
     """A completed trial, as the database knows it."""
 
