@@ -134,7 +134,7 @@ def go_on(
     name, link = evaluation.study_name, link_of(evaluation)
     if link is None:
         raise EvaluationError(f"the database has a study {name!r} that is no evaluation; choose another --name.")
-    if link.study_name != source.study_name or link.study_uuid != source.user_attrs.get(schema.STUDY_UUID, ""):
+    if not link.is_of(source):
         raise EvaluationError(
             f"study {name!r} evaluates another study than {source.study_name!r} as it is now: that one was "
             f"{link.study_name!r} with the UUID {link.study_uuid or 'of an older version'}. Choose another --name."
@@ -158,8 +158,10 @@ def go_on(
 
 def link_of(study: optuna.Study) -> Evaluated | None:
     """What a study evaluates; None: it is a search."""
-    stored = study.user_attrs.get(schema.EVALUATES)
-    return None if stored is None else from_plain(Evaluated, stored, ignore_unknown=True)
+    attributes = study.user_attrs
+    if schema.EVALUATES not in attributes or schema.STUDY_CONFIG not in attributes:
+        return None
+    return from_plain(Evaluated, attributes[schema.EVALUATES], ignore_unknown=True)
 
 
 def _choose(source: optuna.Study, top: int) -> list[Candidate]:

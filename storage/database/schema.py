@@ -10,11 +10,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storage.protocol.attempts import AttemptEnd, counted_epoch, merge_epochs
 from storage.protocol.codec import from_plain, to_plain
 from storage.protocol.records import EpochMetrics
+
+if TYPE_CHECKING:
+    import optuna
 
 STUDY_UUID = "switchyard:uuid"
 STUDY_CONFIG = "switchyard:config"
@@ -42,6 +45,10 @@ class Evaluated:
     study_uuid: str
     trials: list[list[int]]
     """Of that study: those of each configuration, in the order of study.configurations."""
+
+    def is_of(self, study: optuna.Study) -> bool:
+        """Whether it is this study, and no other one of its name."""
+        return (self.study_name, self.study_uuid) == (study.study_name, study.user_attrs.get(STUDY_UUID, ""))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,21 @@ class TrialToExport:
 
 
 @dataclass(frozen=True)
+class EvaluatedScores:
+    """What an exported trial's configuration scores when it is trained again with other seeds."""
+
+    study_name: str
+    """Of the evaluation."""
+    seeds: int
+    others: dict[str, int]
+    """Trainings that are not in the scores, by outcome: diverged, failed, unfinished."""
+    validation: dict[str, SeedInterval]
+    """By the names of SCORES; as `test`."""
+    test: dict[str, SeedInterval]
+    """Empty where the test split was not scored."""
+
+
+@dataclass(frozen=True)
 class ExportRequest:
     """What `python -m trainers.export` is asked for, on its standard input."""
 
@@ -62,6 +77,8 @@ class ExportRequest:
     trials: tuple[TrialToExport, ...]
     """More than one: the mean of their probabilities."""
     out_dir: str
+    evaluation: EvaluatedScores | None = None
+    """None: one trial, and nobody has trained it again; or several."""
 
 
 @dataclass(frozen=True)

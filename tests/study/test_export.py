@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from storage.database.endpoint import StorageError
 from storage.protocol.codec import from_json
 from storage.protocol.exports import ExportRecord
-from study.export import ExportRequestError, make_request
+from study.export_request import ExportRequestError, make_request
 from study.report import best_trial
 from tests.architecture.sources import REPOSITORY
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
