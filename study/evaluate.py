@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from study.plan import StudyPlan
 
+_RUNS_DIR = Path("runs")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
@@ -39,13 +41,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     wishes = Wishes(arguments.top, arguments.seeds, None if arguments.split is None else arguments.split == "test")
     wishes.check()
     name = arguments.name or f"{arguments.study}-evaluation"
-    source_url = url_of_study(arguments.study, arguments.storage, arguments.runs_dir)
+    source_url = url_of_study(arguments.study, arguments.storage, arguments.runs_dir or _RUNS_DIR)
     source = open_existing_study(source_url, arguments.study)
     runs_dir = _runs_dir(arguments.runs_dir, folder_of_study(source, source_url))
     url = url_of_study(name, arguments.storage, runs_dir)
     existing = find_study(url, name)
     if existing is not None and schema.STUDY_CONFIG in existing.user_attrs:
-        config, link = go_on(existing, source, wishes, runs_dir)
+        own = folder_of_study(existing, url)
+        config, link = go_on(existing, source, wishes, runs_dir if own is None else _runs_dir(arguments.runs_dir, own))
     else:
         config, link = begin(source, source_url, name, wishes, runs_dir)
 
@@ -70,9 +73,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return end.exit_code
 
 
-def _runs_dir(given: Path, folder: Path | None) -> Path:
-    """Beside the study that is evaluated; by the path that was given, if that is the same."""
-    return given if folder is None or folder.parent == given.resolve() else folder.parent
+def _runs_dir(given: Path | None, folder: Path | None) -> Path:
+    """What a person said, or else where a study's folder is: by a short path, if that is the same."""
+    if given is not None or folder is None or folder.parent == _RUNS_DIR.resolve():
+        return given or _RUNS_DIR
+    return folder.parent
 
 
 def _require_same_ranks(plan: StudyPlan, source: optuna.Study) -> None:
@@ -101,7 +106,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--split", choices=["test", "val"], help="score the test split, too, once per training, or leave it untouched"
     )
     parser.add_argument("--name", metavar="NAME", help="of the evaluation's own study; default: STUDY-evaluation")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    parser.add_argument("--runs-dir", type=Path, metavar="DIR", help="default: where the study's folder is, or runs")
     add_options_of_drivers(parser)
     return parser.parse_args(argv)
 

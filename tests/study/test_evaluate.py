@@ -16,6 +16,7 @@ from storage.database import schema
 from storage.protocol.codec import from_json
 from storage.protocol.records import TrialSpec
 from study.evaluation import scores_of
+from study.export_request import make_request
 from study.report import best_trial
 from tests.architecture.sources import REPOSITORY
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
@@ -151,6 +152,18 @@ def test_the_model_card_of_the_best_trial_gives_the_interval(evaluated, tmp_path
     assert "test split (16 samples)" in card
     for interval in (first.validation["f1_micro"], first.test["f1_micro"]):
         assert f"{interval.mean:.4f} ± {interval.deviation:.4f} [{interval.low:.4f}, {interval.high:.4f}]" in card
+
+
+def test_an_exported_training_of_an_evaluation_has_the_scores_of_its_own_seeds(evaluated, tmp_path):
+    runs_dir = evaluated.search.folder / "runs"
+
+    request = make_request("small-evaluation", None, runs_dir, 3, 1, tmp_path / "model")
+    ensemble = make_request("small-evaluation", None, runs_dir, None, 2, tmp_path / "model")
+
+    [_, second] = scores_of(optuna.load_study(storage=evaluated.evaluation.database_url, study_name="small-evaluation"))
+    assert (request.evaluation.study_name, request.evaluation.seeds) == ("small-evaluation", SEEDS)
+    assert request.evaluation.test == second.test
+    assert ensemble.evaluation is None
 
 
 @pytest.mark.parametrize(

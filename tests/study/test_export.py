@@ -80,6 +80,10 @@ def test_the_ensemble_is_of_the_best_trials_in_their_order(workplace):
     assert (chosen[0].epochs, chosen[0].counted_epoch) == (2, 1)
 
 
+def test_a_configuration_that_nobody_has_trained_again_has_no_interval(workplace):
+    assert request(workplace).evaluation is None
+
+
 def test_a_trial_is_chosen_by_its_number(workplace):
     assert [trial.number for trial in request(workplace, number=1).trials] == [1]
 
