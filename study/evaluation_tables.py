@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from storage.database.schema import Evaluated
 from storage.protocol.exports import SeedInterval
@@ -25,24 +27,24 @@ _COLUMNS = {
 _MAX_CLASSES_SHOWN = 20
 
 
-def choice_table(config: StudyConfig, link: Evaluated) -> Table:
+def choice_table(config: StudyConfig, link: Evaluated) -> Group:
     """The configurations that are trained again."""
     chosen = config.study.configurations
     seeds = config.study.trials // len(chosen)
     split = "validation and test split" if config.study.test_split else "validation split"
-    table = Table(
-        title=f"evaluation {config.study.name}: the best {len(chosen)} of study {link.study_name}, {seeds} fresh "
-        f"seed{'s' * (seeds > 1)} each; {split}",
-        title_justify="left",
-    )
+    table = Table()
     for heading in ("", "trials of the search", "configuration"):
         table.add_column(heading)
     for place, (parameters, trials) in enumerate(zip(chosen, link.trials, strict=True), start=1):
         table.add_row(str(place), ", ".join(map(str, trials)), escape(format_parameters(dict(parameters))))
-    return table
+    return _titled(
+        f"evaluation {config.study.name}: the best {len(chosen)} of study {link.study_name}, {seeds} fresh "
+        f"seed{'s' * (seeds > 1)} each; {split}",
+        table,
+    )
 
 
-def scores_tables(config: StudyConfig, scores: Sequence[ConfigurationScores]) -> list[Table]:
+def scores_tables(config: StudyConfig, scores: Sequence[ConfigurationScores]) -> list[Group]:
     """Scores by configuration, of each split; and of the test split by class, for the first configuration."""
     tables = [_split_table(config, "validation", scores, [each.validation for each in scores])]
     if config.study.test_split:
@@ -64,14 +66,9 @@ def _split_table(
     split: str,
     scores: Sequence[ConfigurationScores],
     intervals: Sequence[Mapping[str, SeedInterval]],
-) -> Table:
+) -> Group:
     epoch = "best" if config.study.objective_epoch is ObjectiveEpoch.BEST else "last"
-    table = Table(
-        title=f"{split} split, {epoch} epoch: mean ± standard deviation [95 % interval of the mean] over n seeds",
-        title_justify="left",
-        caption=_caption(config, scores),
-        caption_justify="left",
-    )
+    table = Table()
     for heading in ("", "n", *_COLUMNS.values(), "configuration"):
         table.add_column(heading)
     for place, (each, of_split) in enumerate(zip(scores, intervals, strict=True), start=1):
@@ -79,7 +76,8 @@ def _split_table(
         table.add_row(
             str(place), _count(each), *map(escape, cells), escape(format_parameters(each.parameters).replace(" ", "\n"))
         )
-    return table
+    title = f"{split} split, {epoch} epoch: mean ± standard deviation [95 % interval of the mean] over n seeds"
+    return _titled(title, table, _caption(config, scores))
 
 
 def _count(scores: ConfigurationScores) -> str:
@@ -97,10 +95,15 @@ def _caption(config: StudyConfig, scores: Sequence[ConfigurationScores]) -> str:
     return "\n".join(lines)
 
 
-def _class_table(scores: ConfigurationScores) -> Table:
-    table = Table(title="test split by class, configuration 1: F1", title_justify="left")
+def _titled(title: str, table: Table, caption: str = "") -> Group:
+    """A title as wide as the terminal: a table's own would be wrapped to the table's width."""
+    return Group(Text(title, style="bold"), table, *([Text(caption, style="dim")] if caption else []))
+
+
+def _class_table(scores: ConfigurationScores) -> Group:
+    table = Table()
     for heading in ("class", "F1"):
         table.add_column(heading)
     for name, interval in scores.test_f1.items():
         table.add_row(escape(name), escape(describe_interval(interval).replace("\n", " ")))
-    return table
+    return _titled("test split by class, configuration 1: F1", table)

@@ -195,8 +195,10 @@ def test_a_data_set_without_a_test_split_is_refused_unless_it_is_not_to_be_score
     refused = evaluating(copy, "--name", "other", "--dry-run").run()
     allowed = evaluating(copy, "--name", "other", "--dry-run", "--split", "val").run()
 
-    assert "the test split of synthetic_bigearthnet holds 0 samples" in refused.error
-    assert "--split val" in refused.error
+    assert refused.exit_code == 2
+    [error] = [line for line in refused.output.splitlines() if line.startswith("error: ")]
+    assert "the test split of synthetic_bigearthnet holds 0 samples" in error
+    assert "--split val" in error
     assert allowed.exit_code == 0, allowed.output
     assert not (tmp_path / "runs/other").exists()
 
