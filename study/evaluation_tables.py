@@ -17,7 +17,7 @@ from study.display import format_parameters
 from study.evaluation import ConfigurationScores
 from study.seeds import derive_seed
 
-_COLUMNS = {
+_SHOWN = {
     "f1_micro": "F1 micro",
     "f1_macro": "F1 macro",
     "average_precision_micro": "mAP micro",
@@ -69,15 +69,19 @@ def _split_table(
 ) -> Group:
     epoch = "best" if config.study.objective_epoch is ObjectiveEpoch.BEST else "last"
     table = Table()
-    for heading in ("", "n", *_COLUMNS.values(), "configuration"):
+    # A column each, because the scores of one would not fit into a line of a terminal.
+    for heading in ("", *(str(place) for place in range(1, len(scores) + 1))):
         table.add_column(heading)
-    for place, (each, of_split) in enumerate(zip(scores, intervals, strict=True), start=1):
-        cells = (describe_interval(of_split[name]) if name in of_split else "-" for name in _COLUMNS)
-        table.add_row(
-            str(place), _count(each), *map(escape, cells), escape(format_parameters(each.parameters).replace(" ", "\n"))
-        )
+    table.add_row("n", *map(_count, scores))
+    for name, heading in _SHOWN.items():
+        if any(name in of_split for of_split in intervals):
+            table.add_row(heading, *(_cell(of_split.get(name)) for of_split in intervals))
     title = f"{split} split, {epoch} epoch: mean ± standard deviation [95 % interval of the mean] over n seeds"
     return _titled(title, table, _caption(config, scores))
+
+
+def _cell(interval: SeedInterval | None) -> str:
+    return "-" if interval is None else escape(describe_interval(interval))
 
 
 def _count(scores: ConfigurationScores) -> str:
@@ -85,11 +89,10 @@ def _count(scores: ConfigurationScores) -> str:
 
 
 def _caption(config: StudyConfig, scores: Sequence[ConfigurationScores]) -> str:
-    lines = [
-        f"{place}: seeds {', '.join(str(derive_seed(config.study.seed, number)) for number in each.completed)}"
-        for place, each in enumerate(scores, start=1)
-        if each.completed
-    ]
+    lines = []
+    for place, each in enumerate(scores, start=1):
+        seeds = ", ".join(str(derive_seed(config.study.seed, number)) for number in each.completed)
+        lines.append(f"{place}: {format_parameters(each.parameters)}; seeds {seeds or '-'}")
     if any(each.count == 1 for each in scores):
         lines.append("Of one seed there is neither deviation nor interval.")
     return "\n".join(lines)

@@ -354,7 +354,7 @@ def test_the_tables_say_split_epoch_seeds_and_how_many(place):
     assert "0.7000 ± 0.1414" in said
     assert "[-0.5706, 1.9706]" in said
     seeds = [str(derive_seed(evaluation.user_attrs[schema.STUDY_CONFIG]["study"]["seed"], n)) for n in (0, 1)]
-    assert f"1: seeds {', '.join(seeds)}" in said
+    assert f"1: learning_rate=0.1; seeds {', '.join(seeds)}" in said
     assert "│ water  │ 0.2500 ± 0.0707" in said
 
 
