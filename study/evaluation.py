@@ -102,7 +102,7 @@ def begin(source: optuna.Study, url: URL, name: str, wishes: Wishes, runs_dir: P
         raise EvaluationError(
             f"study {source.study_name!r} evaluates another study itself; name the study that searched instead."
         )
-    best = _choose(source, wishes.top or DEFAULT_TOP)
+    best = _choose(source, wishes.top)
     tables = _stored_tables(source, url, runs_dir)
     seed = tables["study"].get("seed", 0)
     tables["study"] |= {
@@ -164,19 +164,20 @@ def link_of(study: optuna.Study) -> Evaluated | None:
     return from_plain(Evaluated, attributes[schema.EVALUATES], ignore_unknown=True)
 
 
-def _choose(source: optuna.Study, top: int) -> list[Candidate]:
+def _choose(source: optuna.Study, top: int | None) -> list[Candidate]:
+    """Args: top: None: as many as by default, or as there are."""
     found = candidates(source.get_trials(deepcopy=False))
     if not found:
         raise EvaluationError(
             f"study {source.study_name!r} has no completed trial yet, so there is nothing to evaluate; let "
             "study/run.py finish one first."
         )
-    if top > len(found):
+    if top is not None and top > len(found):
         raise EvaluationError(
             f"--top {top}: study {source.study_name!r} has {len(found)} configuration(s) with a completed trial; use "
             f"a number from 1 to {len(found)}."
         )
-    return found[:top]
+    return found[: top or DEFAULT_TOP]
 
 
 def _require_same_best(name: str, source: optuna.Study, chosen: Sequence[Mapping[str, Any]]) -> None:

@@ -131,6 +131,14 @@ def test_each_of_the_best_gets_so_many_seeds_in_turn(place):
     assert rates == [0.2, 0.3] * 3
 
 
+def test_where_there_are_fewer_configurations_than_the_default_all_are_taken(place):
+    source = place.search(trial(0.1, 0.5), trial(0.2, 0.8))
+
+    config, _ = place.begin(source)
+
+    assert (len(config.study.configurations), config.study.trials) == (2, 10)
+
+
 def test_no_training_has_a_seed_of_the_search(place):
     source = place.search(trial(0.1, 0.5))
 
