@@ -19,8 +19,7 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
         OverrideError: With what is wrong.
     """
     key, separator, text = override.partition("=")
-    *parents, last = key.strip().split(".")
-    if not separator or not last:
+    if not separator or not key.strip().split(".")[-1]:
         raise OverrideError(f"{key!r} sets nothing; write it as TABLE.KEY=VALUE, for example training.epochs=10.")
     try:
         value = parse_toml(f"value = {text}")["value"]
@@ -28,6 +27,16 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
         value = text.strip()
     except TablesError as error:
         raise OverrideError(f"{key}: {error}.") from error
+    set_value(tables, key.strip(), value)
+
+
+def set_value(tables: dict[str, Any], key: str, value: Any) -> None:
+    """Set one value by its key, TABLE.KEY.
+
+    Raises:
+        OverrideError: It goes into a value.
+    """
+    *parents, last = key.split(".")
     for parent in parents:
         tables = tables.setdefault(parent, {})
         if not isinstance(tables, dict):

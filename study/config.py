@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cluster.overrides import OverrideError, apply_override
+from cluster.overrides import OverrideError, apply_override, set_value
 from cluster.toml_tables import TablesError, check_tables, parse_toml
+from storage.protocol.codec import to_plain
 from storage.protocol.import_path import ImportPath
 from storage.protocol.records import KINDS, SCORES, ComponentSpec, MovingStatistics, ObjectiveEpoch, Precision
 from study import catalog
@@ -120,6 +122,33 @@ class StudyConfig(_Table):
     search_space: SearchSpace
     notify: NotifySettings = NotifySettings()
 
+    @classmethod
+    def from_file(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+        """Read a config file, with other values for some of its keys: {"training.epochs": 10}.
+
+        Raises:
+            ConfigError: See `load_config`.
+        """
+        tables = _read_toml(Path(path))
+        try:
+            for key, value in (overrides or {}).items():
+                set_value(tables, key, value)
+        except OverrideError as error:
+            raise ConfigError(str(error)) from error
+        return cls.from_tables(tables, str(path))
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any], where: str = "the config") -> StudyConfig:
+        """A config from the tables that its file would have.
+
+        Args:
+            where: They come from, for errors.
+
+        Raises:
+            ConfigError: See `load_config`.
+        """
+        return parse_config(to_plain(tables), where)
+
     def component_specs(self, sampled: dict[str, Any]) -> dict[str, ComponentSpec]:
         """Each kind's component with its fixed and its sampled options."""
         return {
@@ -179,6 +208,18 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
             apply_override(tables, override)
     except OverrideError as error:
         raise ConfigError(f"--set {error}") from error
+    return parse_config(tables, str(path))
+
+
+def parse_config(tables: dict[str, Any], path: str) -> StudyConfig:
+    """Check a config's tables.
+
+    Args:
+        path: Where they come from, for errors.
+
+    Raises:
+        ConfigError: A control character, an unknown or impossible value, an unknown component or option.
+    """
     try:
         check_tables(tables)
         config = StudyConfig.model_validate(_with_task(tables))
@@ -201,7 +242,7 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
     return config
 
 
-def _check_configurations(config: StudyConfig, path: Path) -> None:
+def _check_configurations(config: StudyConfig, path: str) -> None:
     if config.study.test_split and not config.study.configurations:
         raise ConfigError(
             f"{path}: study.test_split=true in a search would let the test split choose; leave it out: "

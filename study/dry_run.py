@@ -32,7 +32,9 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
     for kind, component in config.component_specs(config.search_space.parameters()).items():
         options = "".join(f"\n  {name} = {value}" for name, value in component.options.items())
         table.add_row(kind, escape(f"{component.name}{options}"))
-    table.add_row("sampler", f"{config.study.sampler}, seed {config.study.seed}")
+    given = len(config.study.configurations)
+    sampler = f"none, {given} configuration{'s' * (given > 1)} in turn" if given else config.study.sampler
+    table.add_row("sampler", f"{sampler}; seed {config.study.seed}")
     table.add_row("database", public_url(plan.database))
     table.add_row("rank command", shlex.join(rank_command(request)))
     if slurm is not None:

@@ -11,7 +11,7 @@ import logging
 import os
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,16 @@ class StudyMismatchError(ValueError):
 
 
 def open_study(
-    storage: BaseStorage, plan: StudyPlan, sampler_for: Callable[[int], optuna.samplers.BaseSampler]
+    storage: BaseStorage,
+    plan: StudyPlan,
+    sampler_for: Callable[[int], optuna.samplers.BaseSampler],
+    attributes: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
     """Load the study, or create it with its identity.
 
     Args:
         sampler_for: From the number of trials that the study already has to its sampler.
+        attributes: Of a study that is created.
 
     Raises:
         StudyMismatchError: The stored study searches something else.
@@ -58,6 +62,10 @@ def open_study(
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # What the dashboard would call "Objective 0".
             study.set_metric_names([identity["study"]["objective"]])
+        for key, value in (attributes or {}).items():
+            study.set_user_attr(key, value)
+        study.set_user_attr(schema.FULL_CONFIG, plan.full_config())
+        # Last: with it, the study is complete.
         study.set_user_attr(schema.STUDY_CONFIG, identity)
     stored = study.user_attrs.get(schema.STUDY_CONFIG)
     if stored is None:
@@ -69,6 +77,8 @@ def open_study(
             f"study {name!r} was started with another config: {'; '.join(differences)}. "
             "Trials of both would not compare: restore the values, or choose another study.name."
         )
+    if study.user_attrs.get(schema.FULL_CONFIG) != (full := plan.full_config()):
+        study.set_user_attr(schema.FULL_CONFIG, full)
     study.sampler = sampler_for(len(study.get_trials(deepcopy=False)))
     return study
 

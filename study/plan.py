@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from cluster.profile import SiteProfile
 from cluster.toml_tables import check_text
 from storage.protocol.attempts import AttemptRequest, RankLayout
-from storage.protocol.records import ComponentSpec, TrialSpec
+from storage.protocol.records import KINDS, ComponentSpec, TrialSpec
 from study.config import StudyConfig
 from study.own_code import CodeFolders
 from study.seeds import derive_seed
@@ -114,6 +114,17 @@ class StudyPlan:
             OwnCodeError: A package is not there any more.
         """
         return self.code_folders.sha256(self.config.own_components())
+
+    def full_config(self) -> dict[str, Any]:
+        """The whole config as JSON, good from any folder: what it takes to train such trials again."""
+        config = self.config.model_dump(mode="json", exclude={"study": {"storage"}})
+        study = self.config.study
+        config["study"] |= {"runs_dir": str(self.folder.parent), "cache_dir": str(study.cache_dir.resolve())}
+        for kind in KINDS:
+            component = getattr(self.config, kind)
+            spec = _with_absolute_path(ComponentSpec(component.name, component.options))
+            config[kind] = {"name": spec.name, **spec.options}
+        return config
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 # `timeout` and some batch systems signal a process and then its whole group.
@@ -15,7 +17,8 @@ _PAUSE_WHEN_STOPPING_S = 0.5
 class StopRequest:
     """The first signal has the trials under way pause, a second one does not wait for them, a third one ends at once.
 
-    Signals that follow within two seconds count as one request.
+    Signals that follow within two seconds count as one request. Python gives signals to the main thread alone: on
+    another one, nothing asks for an end.
     """
 
     def __init__(self) -> None:
@@ -23,7 +26,7 @@ class StopRequest:
         self._requests = 0
         self._event = threading.Event()
         self._noted_s = 0.0
-        for number in _SIGNALS:
+        for number in _SIGNALS if _is_main_thread() else ():
             # A driver under nohup goes on when its terminal is lost.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._note)
@@ -53,3 +56,20 @@ class StopRequest:
         if self._requests > 2:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+@contextmanager
+def handlers_are_put_back() -> Iterator[None]:
+    """Whatever the block does, signals mean afterwards what they meant before."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS} if _is_main_thread() else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: not from Python, and nothing that Python could put back.
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

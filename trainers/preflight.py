@@ -60,7 +60,8 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
         if sizes.get(split, 0) < spec.world_size:
             raise SpecError(
                 f"the {split} split of {spec.dataset.name} holds {sizes.get(split, 0)} samples; it needs at least one "
-                f"for each of the {spec.world_size} ranks."
+                f"for each of the {spec.world_size} ranks"
+                f"{', or leave the test split out (study/evaluate.py --split val)' * (split is Split.TEST)}."
             )
     _check_loader_batch(spec, dataset, memory_bytes)
     _check_updates(spec, policy, sizes[Split.TRAIN])

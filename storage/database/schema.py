@@ -10,15 +10,23 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storage.protocol.attempts import AttemptEnd, counted_epoch, merge_epochs
 from storage.protocol.codec import from_plain, to_plain
 from storage.protocol.records import EpochMetrics
 
+if TYPE_CHECKING:
+    import optuna
+
 STUDY_UUID = "switchyard:uuid"
 STUDY_CONFIG = "switchyard:config"
+"""What must not change; see StudyConfig.identity."""
+FULL_CONFIG = "switchyard:full_config"
+"""All of the config of the last driver, with absolute paths. Older studies have none."""
 STUDY_DIR = "switchyard:study_dir"
+EVALUATES = "switchyard:evaluates"
+"""Of a study that trains another one's best configurations again: an Evaluated."""
 OBJECTIVE = "objective"
 
 SPEC_SHA256 = "spec_sha256"
@@ -27,6 +35,20 @@ FORGIVEN_ATTEMPTS = "forgiven_attempts"
 _CURVE = "epochs:"
 CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_micro", "f1_macro", "samples_per_s", "wall_s")
 """Fields of EpochMetrics that are kept for every epoch; the objective is the trial's intermediate value."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The study whose best configurations another one trains again with fresh seeds."""
+
+    study_name: str
+    study_uuid: str
+    trials: list[list[int]]
+    """Of that study: those of each configuration, in the order of study.configurations."""
+
+    def is_of(self, study: optuna.Study) -> bool:
+        """Whether it is this study, and no other one of its name."""
+        return (self.study_name, self.study_uuid) == (study.study_name, study.user_attrs.get(STUDY_UUID, ""))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,19 @@ CARD_NAME = "model_card.md"
 
 
 @dataclass(frozen=True)
+class SeedInterval:
+    """A score over trainings of one configuration that differ in their seed."""
+
+    seeds: int
+    mean: float
+    deviation: float | None
+    """Of the sample, standard; None of one seed, as the next two."""
+    low: float | None
+    """Of the 95 % interval of the mean, by Student's t; it may reach beyond [0, 1]."""
+    high: float | None
+
+
+@dataclass(frozen=True)
 class TrialToExport:
     """A completed trial, as the database knows it."""
 
@@ -38,6 +51,21 @@ class TrialToExport:
 
 
 @dataclass(frozen=True)
+class EvaluatedScores:
+    """What an exported trial's configuration scores when it is trained again with other seeds."""
+
+    study_name: str
+    """Of the evaluation."""
+    seeds: int
+    others: dict[str, int]
+    """Trainings that are not in the scores, by outcome: diverged, failed, unfinished."""
+    validation: dict[str, SeedInterval]
+    """By the names of SCORES; as `test`."""
+    test: dict[str, SeedInterval]
+    """Empty where the test split was not scored."""
+
+
+@dataclass(frozen=True)
 class ExportRequest:
     """What `python -m trainers.export` is asked for, on its standard input."""
 
@@ -49,6 +77,8 @@ class ExportRequest:
     trials: tuple[TrialToExport, ...]
     """More than one: the mean of their probabilities."""
     out_dir: str
+    evaluation: EvaluatedScores | None = None
+    """None: one trial, and nobody has trained it again; or several."""
 
 
 @dataclass(frozen=True)

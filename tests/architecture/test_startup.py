@@ -26,6 +26,14 @@ def test_the_driver_starts_without_the_libraries_of_the_ranks():
     assert not imported & {"tensorflow", "keras", "horovod", "mpi4py"}
 
 
+def test_the_package_imports_nothing_until_something_of_it_is_used():
+    answer = _run(sys.executable, "-X", "importtime", "-c", "import study")
+
+    imported = {line.rsplit("|")[-1].strip() for line in answer.stderr.splitlines() if line.startswith("import time:")}
+    assert "study" in imported
+    assert not imported & {"optuna", "pydantic", "pandas", "altair"}
+
+
 def _processor_seconds(*command: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     _run(*command)

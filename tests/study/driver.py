@@ -58,10 +58,13 @@ class Workplace:
     inner_folder: Path | None = None
     """...under this name."""
     program: Path = RUN
+    what: tuple[str, ...] = ("--config", "small.toml")
+    """The program's first arguments: what to run."""
+    study_name: str = "small"
 
     @property
     def study_dir(self) -> Path:
-        return self.folder / "runs" / "small"
+        return self.folder / "runs" / self.study_name
 
     @property
     def database_url(self) -> str:
@@ -71,7 +74,7 @@ class Workplace:
         return TrialDir(self.study_dir / "trials" / f"{number:04d}")
 
     def trials(self, storage: str | None = None) -> list[FrozenTrial]:
-        return optuna.load_study(storage=storage or self.database_url, study_name="small").trials
+        return optuna.load_study(storage=storage or self.database_url, study_name=self.study_name).trials
 
     def copy_to(self, folder: Path) -> Workplace:
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
@@ -83,7 +86,7 @@ class Workplace:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def command(self, *arguments: str) -> list[str]:
-        run = (sys.executable, str(self.program), "--config", "small.toml", "--site", "here.toml")
+        run = (sys.executable, str(self.program), *self.what, "--site", "here.toml")
         return [*self.enter, *run, *self.options, *arguments]
 
     def run_on_terminal(self, *arguments: str) -> Finished:
@@ -137,7 +140,7 @@ class Workplace:
 
     def rank_processes(self) -> list[psutil.Process]:
         """Ranks of this place's study, with their launchers and supervisors, whosoever's children they are."""
-        return _processes_that_name(f"{self.inner_folder or self.folder}/runs/small/trials")
+        return _processes_that_name(f"{self.inner_folder or self.folder}/runs/{self.study_name}/trials")
 
 
 @dataclass(frozen=True)

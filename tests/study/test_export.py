@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from storage.database.endpoint import StorageError
 from storage.protocol.codec import from_json
 from storage.protocol.exports import ExportRecord
-from study.export import ExportRequestError, make_request
+from study.export_request import ExportRequestError, make_request
 from study.report import best_trial
 from tests.architecture.sources import REPOSITORY
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
@@ -78,6 +78,10 @@ def test_the_ensemble_is_of_the_best_trials_in_their_order(workplace):
     assert chosen[0].scores["f1_micro"] == scores[0]
     assert len(chosen[0].classes.names) == 19
     assert (chosen[0].epochs, chosen[0].counted_epoch) == (2, 1)
+
+
+def test_a_configuration_that_nobody_has_trained_again_has_no_interval(workplace):
+    assert request(workplace).evaluation is None
 
 
 def test_a_trial_is_chosen_by_its_number(workplace):

@@ -16,6 +16,7 @@ from storage.database.endpoint import open_storage, parse_public_url
 from storage.protocol.codec import to_json
 from storage.protocol.records import spec_sha256
 from storage.protocol.trial_dir import TrialDir
+from study.config import StudyConfig
 from study.opening import StudyMismatchError, bind_folder, open_study, retry_failed
 from study.plan import StudyPlan
 from tests.study.fakes import new_plan
@@ -73,6 +74,27 @@ def test_a_study_is_created_with_what_it_searches_and_found_again(opening):
     assert created.direction.name == "MAXIMIZE"
     assert created.metric_names == ["f1_micro"]
     assert opening.open().study_name == created.study_name
+
+
+def test_the_whole_config_is_that_of_the_last_driver_and_names_places_that_do_not_depend_on_its_folder(opening):
+    opening.open()
+
+    study = opening.open(new_plan(opening.place, "study.trials=9", "study.cache_dir='kept'"))
+
+    full = study.user_attrs[schema.FULL_CONFIG]
+    assert full["study"]["trials"] == 9
+    assert full["study"]["cache_dir"] == str(Path.cwd() / "kept")
+    assert StudyConfig.from_tables(full).identity() == opening.plan.config.identity()
+
+
+def test_further_attributes_are_those_of_a_new_study_alone(opening):
+    def sampler_for(finished: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.RandomSampler()
+
+    created = open_study(opening.storage, opening.plan, sampler_for, {"of": "the first"})
+    again = open_study(opening.storage, opening.plan, sampler_for, {"of": "the second"})
+
+    assert created.user_attrs["of"] == again.user_attrs["of"] == "the first"
 
 
 def test_a_resumed_study_gets_a_sampler_for_the_trials_that_it_has(opening):

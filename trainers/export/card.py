@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from storage.protocol.codec import to_plain
-from storage.protocol.exports import ExportRecord, ExportRequest
+from storage.protocol.exports import ExportRecord, ExportRequest, SeedInterval
 from storage.protocol.records import SCORES
 from trainers.export.trained_model import TrainedTrial
 
@@ -29,10 +29,13 @@ def render_card(request: ExportRequest, record: ExportRecord, trained: Sequence[
     )
     environment.filters["json"] = lambda value: json.dumps(to_plain(value), sort_keys=True)
     environment.filters["score"] = "{:.4f}".format
+    environment.filters["interval"] = _describe_interval
     environment.filters["cell"] = lambda text: text.replace("|", "\\|")
     spec = trained[0].spec
     return environment.get_template("model_card.md.j2").render(
         request=request,
+        evaluation=request.evaluation,
+        evaluated_scores=[name for name in SCORES if request.evaluation and name in request.evaluation.validation],
         record=record,
         trained=trained,
         spec=spec,
@@ -44,3 +47,9 @@ def render_card(request: ExportRequest, record: ExportRecord, trained: Sequence[
         seeds=sorted({each.spec.seed for each in trained}),
         weights=[each.network.count_params() for each in trained],
     )
+
+
+def _describe_interval(interval: SeedInterval) -> str:
+    if interval.deviation is None:
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} ± {interval.deviation:.4f} [{interval.low:.4f}, {interval.high:.4f}]"

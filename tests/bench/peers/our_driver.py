@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+import study.driver
 import study.run
 from cluster.pool import AttemptFinished, EpochFinished, Event
 from storage.protocol.attempts import AttemptEnd, AttemptRequest
@@ -95,7 +96,7 @@ class EmptyPool:
 
 
 if __name__ == "__main__":
-    study.run._open_pool = lambda plan: EmptyPool()
+    study.driver._open_pool = lambda plan: EmptyPool()
     preflight.check = lambda *arguments, **options: None
     folder, count = sys.argv[1:]
     settings = {"study.trials": count, "training.epochs": "1", "study.runs_dir": folder, "study.name": "empty"}
