@@ -21,8 +21,8 @@ from storage.protocol.codec import from_plain  # noqa: E402
 from storage.protocol.exports import ExportRequest, TrialToExport  # noqa: E402
 from storage.protocol.records import ClassScores  # noqa: E402
 from storage.protocol.trial_dir import TrialDir  # noqa: E402
+from study.finished_trials import completed_trials, record_of  # noqa: E402
 from study.model_process import run_trainers_program  # noqa: E402
-from study.report import completed_trials, record_of  # noqa: E402
 
 _EXIT_BAD_INPUT = 2
 

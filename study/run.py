@@ -96,11 +96,11 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     from storage.database.endpoint import as_storage_errors, folder_of, open_storage, public_url
     from storage.database.lease import DatabaseLeaseStore, StudyLease, keep_renewing, this_driver
     from storage.protocol.clock import SYSTEM_CLOCK
+    from study.closing_table import closing_table
     from study.display import LiveDisplay, PlainDisplay
     from study.ledger import DatabaseLostError, Ledger
     from study.loop import StudyLoop
     from study.opening import bind_folder, open_study, retry_failed
-    from study.report import closing_table
     from study.samplers import sampler_of
     from study.stop_request import StopRequest
 

@@ -10,7 +10,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from study.report import best_trial, closing_table
+from study.closing_table import closing_table
+from study.finished_trials import best_trial
 
 URL = "sqlite:///runs/s/study.db"
 
