@@ -17,6 +17,7 @@ import os  # noqa: E402
 import signal  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from datetime import UTC, datetime  # noqa: E402
 from functools import partial  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
@@ -100,7 +101,8 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     from study.display import LiveDisplay, PlainDisplay
     from study.ledger import DatabaseLostError, Ledger
     from study.loop import StudyLoop
-    from study.opening import bind_folder, open_study, retry_failed
+    from study.opening import bind_folder, open_study, record_opening, retry_failed
+    from study.provenance import describe_opening
     from study.samplers import sampler_of
     from study.stop_request import StopRequest
 
@@ -123,6 +125,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
             if arguments.retry_failed and (again := retry_failed(storage, study)):
                 say(f"trying again: trial {', '.join(map(str, again))}")
                 study = open_study(storage, plan, sampler_for)
+            record_opening(study, describe_opening(plan.config.dataset.options, datetime.now(UTC)))
         _log_to(plan.folder / "driver.log")
         # Not before: until here there is no trial to pause, and Ctrl-C ends whatever is waited for.
         stop = StopRequest()

@@ -15,6 +15,7 @@ from study.reporting.statistics import Correlation, Estimate
 _EXPECTED = ("batch_policy", "study.repeats", "study.configurations", "study.test_split")
 # With another score or another space, two numbers or two configurations are not of the same thing.
 _DECISIVE = ("search_space", "study.objective")
+_NO_PAIRS = "no configuration completed in both"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,18 @@ class Comparison:
     obstacle: str
     """Why nothing is paired, in words; empty if it is."""
     pairs: tuple[Pair, ...]
+
+    @property
+    def is_decisively_unlike(self) -> bool:
+        """Whether they search other spaces or for other scores, or nobody knows."""
+        return bool(self.obstacle) and self.obstacle != _NO_PAIRS
+
+    @property
+    def unlike_in_words(self) -> str:
+        return (
+            f"{self.other.name} and {self.baseline.name} differ in more than the batch policy: "
+            f"{'; '.join(self.unlike)}. A difference between them may come from that."
+        )
 
     def values(self, score: str) -> tuple[list[float], list[float]]:
         """A score of each pair: the baseline's and the other's."""
@@ -105,7 +118,7 @@ def compare(baseline: Arm, other: Arm) -> Comparison:
     elif decisive:
         obstacle = "; ".join(decisive)
     elif not pairs:
-        obstacle = "no configuration completed in both"
+        obstacle = _NO_PAIRS
     return Comparison(baseline, other, unlike, obstacle, () if obstacle else pairs)
 
 

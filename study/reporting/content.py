@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
-from study.reporting import figures, summary, tables_of_trials
+from study.reporting import curves, figures, parameter_figures, summary, tables_of_trials
+from study.reporting.chart import Figure
 from study.reporting.compare_arms import Comparison, compare_arms
-from study.reporting.figures import Figure
 from study.reporting.importance import importances
 from study.reporting.load import Arm
 from study.reporting.tables import ReportTable
 from study.reporting.verdict import verdict
 from study.reporting.wording import label, listed, plural
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,7 @@ def _notices(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> list[str
                 f"{comparison.obstacle}."
             )
         if comparison.unlike:
-            said.append(
-                f"{comparison.other.name} and {comparison.baseline.name} differ in more than the batch policy: "
-                f"{'; '.join(comparison.unlike)}. A difference between them may come from that."
-            )
+            said.append(comparison.unlike_in_words)
     return said
 
 
@@ -118,8 +118,8 @@ def _summary(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> Section:
 def _training(arms: Sequence[Arm], objective: str) -> Section:
     scores = dict.fromkeys(["f1_micro", "f1_macro"])
     charts = [
-        figures.time_per_epoch(arms),
-        *(figures.score_per_epoch(arms, score, label(score)) for score in scores),
+        curves.time_per_epoch(arms),
+        *(curves.score_per_epoch(arms, score, label(score)) for score in scores),
     ]
     return Section(
         "training", "Training, epoch by epoch", "As in the paper's figure 1. Epochs count from 1.", _present(charts)
@@ -151,8 +151,8 @@ def _hyperparameters(arms: Sequence[Arm]) -> Section:
     shares = importances(arms)
     charts = [
         figures.importance(shares, arms),
-        *figures.slices(arms, score, label(score)),
-        *(figures.parallel_coordinates(arm, arm.objective, label(arm.objective)) for arm in arms),
+        *parameter_figures.slices(arms, score, label(score)),
+        *(parameter_figures.parallel_coordinates(arm, arm.objective, label(arm.objective)) for arm in arms),
     ]
     return Section(
         "hyperparameters",
@@ -184,5 +184,5 @@ def _faults(arms: Sequence[Arm]) -> Section:
     return Section("faults", "Cost, faults and lost work", tables=_present(made))
 
 
-def _present(found: Sequence[object]) -> tuple:  # type: ignore[type-arg]
+def _present(found: Sequence[Found | None]) -> tuple[Found, ...]:
     return tuple(each for each in found if each is not None)

@@ -146,6 +146,11 @@ class Arm:
         return tuple(trial for trial in self.trials if trial.is_completed)
 
     @property
+    def records(self) -> tuple[TrialRecord, ...]:
+        """Of the trials that are over and can be read."""
+        return tuple(trial.record for trial in self.trials if trial.record is not None)
+
+    @property
     def unfinished(self) -> tuple[Trial, ...]:
         return tuple(trial for trial in self.trials if not trial.is_over)
 
@@ -181,7 +186,7 @@ class Arm:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """All global batch sizes that were trained with, in the order of their first epochs."""
-        first = {}
+        first: dict[int, int] = {}
         for trial in self.trials:
             for epoch, size in enumerate(trial.batch_sizes):
                 first[size] = min(epoch, first.get(size, epoch))
@@ -335,7 +340,7 @@ def _checked(record: TrialRecord | None) -> TrialRecord | None:
     """The record, if what its types cannot say holds as well."""
     if record is None:
         return None
-    numbers = {"wall_s": record.wall_s, "node_hours": record.node_hours, **record.scores}
+    numbers: dict[str, float | None] = {"wall_s": record.wall_s, "node_hours": record.node_hours, **record.scores}
     if record.is_completed:
         numbers |= {"f1_micro": record.f1_micro, "f1_macro": record.f1_macro}
     for name, value in numbers.items():
@@ -367,7 +372,7 @@ def _consistent(classes: ClassScores) -> ClassScores:
     for name in ("samples", "precision", "recall", "f1", "average_precision"):
         if len(getattr(classes, name)) != count:
             raise RecordError(f"ClassScores.{name} has {len(getattr(classes, name))} entries for {count} classes.")
-    if classes.confusion and any(len(row) != count for row in [classes.confusion, *classes.confusion]):
+    if classes.confusion and {len(classes.confusion), *map(len, classes.confusion)} != {count}:
         raise RecordError(f"ClassScores.confusion is not {count} x {count}.")
     return classes
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from storage.protocol.files import write_atomically
+from study.reporting.chart import vega_lite_version
 from study.reporting.content import Report
-from study.reporting.figures import vega_lite_version
 
 _TEMPLATE = "page.html.j2"
+# What the library is called by the page's own script.
+_NAMES = "window.vegaEmbed = vegaEmbed;"
 
 
 def page(report: Report) -> str:
@@ -31,7 +33,7 @@ def page(report: Report) -> str:
         report=report,
         specifications=Markup(script_json({figure.key: figure.spec for figure in report.figures})),
         configs={name: json.dumps(config, indent=2) for name, config in report.configs.items()},
-        library=Markup(_in_script(vl_convert.javascript_bundle(vl_version=vega_lite_version()))),
+        library=Markup(_in_script(vl_convert.javascript_bundle(_NAMES, vega_lite_version()))),
     )
 
 

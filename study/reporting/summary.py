@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from storage.protocol.records import SCORES
+from storage.protocol.records import SCORES, SplitScores
 from study.display import format_parameters
 from study.reporting import paper, statistics
 from study.reporting.compare_arms import Comparison, choose_baseline
-from study.reporting.figures import label_of
 from study.reporting.load import Arm, Trial
 from study.reporting.statistics import Correlation, Estimate
 from study.reporting.tables import Cell, Column, ReportTable
-from study.reporting.wording import batches, epoch_rule, label, seeds
+from study.reporting.wording import batches, epoch_rule, label, label_of, seeds
 
 
 def table_1(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> ReportTable:
@@ -45,7 +44,7 @@ def table_1(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> ReportTab
         f"seed; its node-hours are {paper.NODES} nodes times the total runtime. Ours: validation split, "
         f"{epoch_rule(arms)}, {seeds(arms)}; in brackets 95 % intervals, of scores over the seeds, of the speed-up "
         "over the configurations that both arms share. Total runtime: first trial's start to the last one's end, "
-        "pauses of the driver included.",
+        "pauses of the driver included. Times are as measured, with whatever else the machines did.",
     )
 
 
@@ -68,25 +67,27 @@ def best_scores(arms: Sequence[Arm]) -> ReportTable | None:
         "The best configurations on the validation split",
         (Column("", is_number=False), *(Column(arm.name) for arm, _ in bests)),
         tuple(rows),
-        f"{epoch_rule(arms).capitalize()}; {seeds(arms)}. With several seeds: their mean, and Student's 95 % "
+        f"{_upper(epoch_rule(arms))}; {seeds(arms)}. With several seeds: their mean, and Student's 95 % "
         "interval of it.",
     )
 
 
 def test_scores(arms: Sequence[Arm]) -> ReportTable | None:
     """Scores on the test split, where studies have stored them."""
-    rows: list[tuple[Cell, ...]] = []
-    found: list[str] = []
-    for arm in arms:
-        for configuration in arm.configurations:
-            tests = [trial.test for trial in configuration.completed if trial.test is not None]
-            if not tests:
-                continue
-            found.extend(name for name in SCORES if name in tests[0].scores and name not in found)
-            scores = {name: [t.scores[name] for t in tests if name in t.scores] for name in SCORES}
-            rows.append((arm.name, label_of(configuration), len(tests), tests[0].samples, scores))  # type: ignore[arg-type]
-    if not rows:
+    tested = [
+        (arm, configuration, tests)
+        for arm in arms
+        for configuration in arm.configurations
+        if (tests := [trial.test for trial in configuration.completed if trial.test is not None])
+    ]
+    if not tested:
         return None
+    names = [name for name in SCORES if any(name in test.scores for _, _, tests in tested for test in tests)]
+
+    def score(tests: Sequence[SplitScores], name: str) -> Estimate | None:
+        values = [test.scores[name] for test in tests if name in test.scores]
+        return statistics.mean_over_seeds(values) if values else None
+
     return ReportTable(
         "test-split",
         "Scores on the test split",
@@ -95,20 +96,25 @@ def test_scores(arms: Sequence[Arm]) -> ReportTable | None:
             Column("configuration", is_number=False),
             Column("seeds", 0),
             Column("samples", 0),
-            *(Column(label(name)) for name in found),
+            *(Column(label(name)) for name in names),
         ),
         tuple(
-            (*row[:4], *(statistics.mean_over_seeds(row[4][name]) if row[4][name] else None for name in found))  # type: ignore[index,call-overload]
-            for row in rows
+            (arm.name, label_of(configuration), len(tests), tests[0].samples, *(score(tests, name) for name in names))
+            for arm, configuration, tests in tested
         ),
-        "The test split had no part in training or choice. Mean over the seeds; in brackets Student's 95 % interval.",
+        f"{_upper(epoch_rule(arms))}. The test split had no part in training or choice. Mean over the seeds; in "
+        "brackets Student's 95 % interval of it.",
     )
 
 
-def paired(comparison: Comparison) -> ReportTable:
-    """Differences of scores and the agreement of the rankings, over the shared configurations."""
+def paired(comparison: Comparison, scores: Sequence[str] | None = None) -> ReportTable:
+    """Differences of scores and the agreement of the rankings, over the shared configurations.
+
+    Args:
+        scores: Which; None: all that were measured, the objective first.
+    """
     rows: list[tuple[Cell, ...]] = []
-    for score in _scores_of(comparison):
+    for score in scores or _scores_of(comparison):
         differences = comparison.differences(score)
         rows.append(
             (
@@ -238,6 +244,10 @@ def best_trial_with_classes(arm: Arm) -> Trial | None:
     """Of the best configuration, the trial with the highest value that has scores by class."""
     trials = [trial for trial in (arm.best.completed if arm.best else ()) if trial.classes is not None]
     return max(trials, key=lambda trial: trial.score(arm.objective) or 0.0, default=None)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _paper_row(name: str, arm: paper.PaperArm) -> tuple[Cell, ...]:

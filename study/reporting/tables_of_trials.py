@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from storage.database.schema import TrialRecord
 from storage.protocol.records import Outcome
 from study.display import format_parameters
-from study.reporting.load import Arm, Trial, is_lost
+from study.reporting.load import Arm, Trial, config_sha256, is_lost
 from study.reporting.tables import Cell, Column, ReportTable
 from study.reporting.wording import epoch_rule
 
@@ -227,8 +228,6 @@ def provenance(arms: Sequence[Arm]) -> ReportTable:
 
 
 def _provenance_of(arm: Arm) -> dict[str, str]:
-    from study.reporting.load import config_sha256
-
     study = arm.config.get("study")
     settings = study if isinstance(study, dict) else {}
     data = {f"{name} {sha[:16]}": None for opening in arm.openings for name, sha in opening.data_sha256.items()}
@@ -236,9 +235,9 @@ def _provenance_of(arm: Arm) -> dict[str, str]:
         "commit": _joined(_commit(o.commit, o.is_modified) for o in arm.openings),
         "opened": _joined(o.first_at for o in arm.openings),
         "driver": _joined(_versions(o.versions) for o in arm.openings),
-        "ranks": _joined(_versions(t.record.communicator.get("versions")) for t in arm.trials if t.record),
-        "hosts": _joined(host for t in arm.trials if t.record for host in t.record.hosts),
-        "GPUs": _joined(gpu for t in arm.trials if t.record for gpu in _gpus(t)) or "none",
+        "ranks": _joined(_versions(record.communicator.get("versions")) for record in arm.records),
+        "hosts": _joined(host for record in arm.records for host in record.hosts),
+        "GPUs": _joined(gpu for record in arm.records for gpu in _gpus(record)) if arm.records else UNKNOWN,
         "seed": str(settings.get("seed", UNKNOWN)),
         "sampler": str(settings.get("sampler", UNKNOWN)),
         "trials per configuration": str(settings.get("repeats", 1)),
@@ -249,8 +248,9 @@ def _provenance_of(arm: Arm) -> dict[str, str]:
     }
 
 
-def _joined(values: object) -> str:
-    return ", ".join(dict.fromkeys(str(value) for value in values if value)) or ""  # type: ignore[attr-defined]
+def _joined(values: Iterable[str]) -> str:
+    """Each of the values once."""
+    return ", ".join(dict.fromkeys(value for value in values if value)) or UNKNOWN
 
 
 def _commit(commit: str | None, is_modified: bool) -> str:
@@ -267,9 +267,9 @@ def _versions(versions: object) -> str:
     )
 
 
-def _gpus(trial: Trial) -> list[str]:
-    gpus = trial.record.communicator.get("gpus") if trial.record else None
-    return [str(gpu).partition(" on ")[0] for gpu in gpus if gpu] if isinstance(gpus, list) else []
+def _gpus(record: TrialRecord) -> list[str]:
+    gpus = record.communicator.get("gpus")
+    return [str(gpu) or "none" for gpu in gpus] if isinstance(gpus, list) else []
 
 
 def _ranks(trial: Trial) -> int:

@@ -82,6 +82,8 @@ def _conclusion(estimate: Estimate, differences: Sequence[float]) -> str:
     if not estimate.has_interval:
         return "too few for an interval, so nothing follows"
     if not estimate.contains(0.0):
+        if len(differences) < statistics.FEW:
+            return f"the interval excludes 0, but that of {len(differences)} configurations is too narrow to rely on"
         return f"the interval excludes 0, so it is {'better' if estimate.value > 0 else 'worse'}"
     said = "the interval contains 0, so the comparison is inconclusive"
     detectable = statistics.detectable_difference(differences)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from study.reporting.load import Arm
+from study.reporting.load import Arm, Configuration
 from study.reporting.statistics import Estimate
 
 _LABELS = {
@@ -74,3 +74,13 @@ def listed(words: Iterable[str]) -> str:
     """a, b and c."""
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def label_of(configuration: Configuration) -> str:
+    """By the numbers of its trials."""
+    numbers = [trial.number for trial in configuration.trials]
+    if len(numbers) == 1:
+        return f"trial {numbers[0]}"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"trials {numbers[0]}–{numbers[-1]}"
+    return f"trials {', '.join(map(str, numbers))}"
