@@ -99,10 +99,11 @@ def data(rows: list[dict[str, Any]]) -> alt.Data:
     return alt.Data(values=rows)
 
 
-def arm_colour(arms: Sequence[Arm]) -> alt.Color:
+def arm_colour(arms: Sequence[Arm], has_legend: bool = True) -> alt.Color:
     import altair as alt
 
-    return alt.Color("arm:N", title=None, scale=alt.Scale(domain=[a.name for a in arms], range=COLOURS[: len(arms)]))
+    scale = alt.Scale(domain=[arm.name for arm in arms], range=COLOURS[: len(arms)])
+    return alt.Color("arm:N", title=None, scale=scale, **({} if has_legend else {"legend": None}))
 
 
 def arm_shape(arms: Sequence[Arm]) -> alt.Shape:

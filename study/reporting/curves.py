@@ -59,10 +59,12 @@ def _banded_lines(arms: Sequence[Arm], rows: list[dict[str, Any]], title: str, z
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
     scale = alt.Scale(zero=zero)
     colour, dash = arm_colour(arms), arm_dash(arms)
+    # The line's legend would be as pale as the band.
+    pale = arm_colour(arms, has_legend=False)
     band = (
         alt.Chart(data(rows))
         .mark_area(opacity=0.16)
-        .encode(x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q", color=colour)
+        .encode(x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q", color=pale)
     )
     tooltip = ["arm:N", "epoch:Q", alt.Tooltip("line:Q", format=".4~f", title="value")]
     line = (
@@ -78,7 +80,7 @@ def _banded_lines(arms: Sequence[Arm], rows: list[dict[str, Any]], title: str, z
     ]
     layers: list[Any] = [band, line]
     if marks:
-        base = alt.Chart(data(marks)).encode(x=alt.X("epoch:Q", title="epoch"), color=colour)
+        base = alt.Chart(data(marks)).encode(x=alt.X("epoch:Q", title="epoch"), color=pale)
         layers.append(base.mark_rule(strokeDash=[3, 3], strokeWidth=1.2).encode(tooltip=["arm:N", "text:N"]))
         layers.append(
             base.mark_text(align="left", dx=4, dy=2, fontSize=10, baseline="top").encode(text="text:N", y=alt.value(0))
@@ -86,9 +88,7 @@ def _banded_lines(arms: Sequence[Arm], rows: list[dict[str, Any]], title: str, z
     return alt.layer(*layers)
 
 
-def _curve_rows(
-    arms: Sequence[Arm], curve: Callable[[Arm], list[tuple[float | None, Band | None]]]
-) -> list[dict[str, Any]]:
+def _curve_rows(arms: Sequence[Arm], curve: Callable[[Arm], _Curve]) -> list[dict[str, Any]]:
     """One row per arm and epoch; epochs count from 1, as on the terminal."""
     return [
         {"arm": arm.name, "epoch": epoch, "line": line, "low": band.low, "high": band.high, "trials": band.count}
@@ -104,7 +104,7 @@ def _bands_of(arm: Arm, name: str) -> _Curve:
 
 
 def _curve(trial: Trial, name: str) -> Sequence[float | None]:
-    """A value for each epoch of a trial; the objective of one that is not over is there, too."""
+    """A value for each epoch of a trial that is over."""
     if trial.record is not None and name in trial.record.curves:
         return list(trial.record.curves[name])
     return []

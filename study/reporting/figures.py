@@ -24,7 +24,7 @@ def paired_differences(comparison: Comparison, score: str, label: str) -> Figure
     rows = [{"configuration": name, "difference": difference} for name, difference in ordered]
     order = [name for name, _ in ordered]
     title = f"{label}: {comparison.other.name} − {comparison.baseline.name}"
-    x = alt.X("difference:Q", title=title, axis=alt.Axis(format="+.3~f"))
+    x = alt.X("difference:Q", title=title, axis=alt.Axis(format="+.3~f", tickCount=6), scale=alt.Scale(padding=10))
     y = alt.Y("configuration:N", title=None, sort=order)
     layers: list[alt.Chart] = [
         alt.Chart(data([{"at": 0}])).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x=alt.X("at:Q", title=title)),

@@ -36,7 +36,7 @@ def _slice(arms: Sequence[Arm], name: str, score: str, label: str) -> Figure | N
         x = alt.X("value:N", title=name, axis=alt.Axis(labelAngle=0))
     else:
         kind = "log" if getattr(distribution, "log", False) else "linear"
-        scale = alt.Scale(type="log", nice=False) if kind == "log" else alt.Scale(zero=False)
+        scale = alt.Scale(type="log", nice=False, padding=8) if kind == "log" else alt.Scale(zero=False, padding=8)
         axis = alt.Axis(format="~g", tickCount=4, labelOverlap=True, labelFlush=True)
         x = alt.X("value:Q", title=name, scale=scale, axis=axis)
     chart = (
@@ -44,7 +44,7 @@ def _slice(arms: Sequence[Arm], name: str, score: str, label: str) -> Figure | N
         .mark_point(filled=True, size=45, opacity=0.8)
         .encode(
             x=x,
-            y=alt.Y("score:Q", title=label, scale=alt.Scale(zero=False)),
+            y=alt.Y("score:Q", title=label, scale=alt.Scale(zero=False, padding=6)),
             color=arm_colour(arms),
             shape=arm_shape(arms),
             tooltip=["arm:N", "trial:Q", "value:N", alt.Tooltip("score:Q", format=".4f")],
