@@ -103,7 +103,8 @@ def arm_colour(arms: Sequence[Arm], has_legend: bool = True) -> alt.Color:
     import altair as alt
 
     scale = alt.Scale(domain=[arm.name for arm in arms], range=COLOURS[: len(arms)])
-    return alt.Color("arm:N", title=None, scale=scale, **({} if has_legend else {"legend": None}))
+    colour = alt.Color("arm:N", title=None, scale=scale)
+    return colour if has_legend else colour.legend(None)
 
 
 def arm_shape(arms: Sequence[Arm]) -> alt.Shape:

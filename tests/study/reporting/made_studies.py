@@ -58,13 +58,13 @@ def completed(
     attempts: Sequence[AttemptRow] = (),
     sampled: Mapping[str, Any] | None = None,
     has_test: bool = False,
-    **changes: Any,
+    stored: Mapping[str, Any] | None = None,
 ) -> FrozenTrial:
     """A trial that reached `score` in F1 micro, and 0.1 less in F1 macro.
 
     Args:
         sampled: Its parameters; None: those of configuration `number`.
-        changes: User attributes that replace what was stored.
+        stored: User attributes in place of what its record says.
     """
     curve = [score * (1 - 0.5 ** (epoch + 1)) / (1 - 0.5**epochs) for epoch in range(epochs)]
     batch_sizes = [sizes[min(epoch, len(sizes) - 1)] for epoch in range(epochs)]
@@ -95,7 +95,7 @@ def completed(
         communicator={"world_size": 2, "gpus": ["", ""], "versions": {"tensorflow": "2.20.0"}},
     )
     rows = attempts or [AttemptRow("completed", 0, wall_s)]
-    attributes = {**record.attributes(), schema.ATTEMPTS: [to_plain(row) for row in rows], **changes}
+    attributes = {**record.attributes(), schema.ATTEMPTS: [to_plain(row) for row in rows], **(stored or {})}
     return create_trial(
         value=score,
         params=dict(sampled or parameters(number)),
@@ -169,7 +169,7 @@ def arm(name: str, trials: Sequence[FrozenTrial], policy: Mapping[str, Any] = SW
 
 
 def two_arms(folder: Path, configurations: int = 12, seeds: int = 2) -> None:
-    """The arms `switch` and `constant` of one experiment in `folder`/runs, with everything that can go wrong in them."""
+    """The arms `switch` and `constant` of an experiment in `folder`/runs, with all that can go wrong in one."""
     draws = np.random.default_rng(5)
     for name, policy, offset, wall_s in (("switch", SWITCH, -0.01, 60.0), ("constant", CONSTANT, 0.0, 100.0)):
         sizes = (32, 32, 256, 256) if policy is SWITCH else (32,)
@@ -190,5 +190,5 @@ def two_arms(folder: Path, configurations: int = 12, seeds: int = 2) -> None:
                     )
                 )
         trials += [diverged(configurations), failed(configurations + 1), running(configurations + 2)]
-        trials.append(completed(configurations + 3, 0.5, classes={"names": "broken"}))
+        trials.append(completed(configurations + 3, 0.5, stored={"classes": {"names": "broken"}}))
         store(folder, name, trials, config(policy, study={"repeats": seeds}))
