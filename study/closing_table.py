@@ -26,6 +26,7 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
     if best is not None and (record := record_of(best)) is not None:
         table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
         table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
+        table.add_row("which score", _describe_score(record))
         table.add_row("time", f"{record.wall_s:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
         table.add_row(
             "node-hours", f"{sum(r.node_hours for r in _records(trials)):.3g} of attempts, lost ones included"
@@ -43,6 +44,16 @@ def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) ->
     table.add_row("database", escape(storage_url))
     table.add_row("dashboard", escape(f"{_python()} study/dashboard.py --storage {storage_url}"))
     return table
+
+
+def _describe_score(record: TrialRecord) -> str:
+    """Which split, which epoch and how many seeds it is of: without them it compares with nothing."""
+    epochs = len(record.curves.get("f1_micro", ()))
+    if not epochs:
+        # Older versions stored no curves, and knew the last epoch only.
+        return "validation split, last epoch, one seed"
+    counted = epochs if record.counted_epoch is None else record.counted_epoch + 1
+    return f"validation split, epoch {counted} of {epochs}, one seed"
 
 
 def _python() -> str:

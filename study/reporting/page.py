@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ _NAMES = "window.vegaEmbed = vegaEmbed;"
 def page(report: Report) -> str:
     """The page: data, styles and the drawing library in one file."""
     import jinja2
-    import vl_convert
     from markupsafe import Markup
 
     environment = jinja2.Environment(
@@ -33,7 +34,7 @@ def page(report: Report) -> str:
         report=report,
         specifications=Markup(script_json({figure.key: figure.spec for figure in report.figures})),
         configs={name: json.dumps(config, indent=2) for name, config in report.configs.items()},
-        library=Markup(_in_script(vl_convert.javascript_bundle(_NAMES, vega_lite_version()))),
+        library=Markup(_library()),
     )
 
 
@@ -55,10 +56,15 @@ def export(report: Report, folder: Path) -> int:
         files[f"{table.key}.csv"] = table.csv()
         files[f"{table.key}.tex"] = table.latex()
     for name, text in files.items():
-        write_atomically(folder / name, text.encode())
+        # A study that another program named may have anything in its name.
+        write_atomically(folder / re.sub(r"[^A-Za-z0-9._-]", "_", name), text.encode())
     return len(files)
 
 
-def _in_script(code: str) -> str:
-    """The library as a script element holds it. It has no such end tag today; a later version may, in a string."""
-    return code.replace("</script", "<\\/script")
+@cache
+def _library() -> str:
+    """Vega as a script element holds it."""
+    import vl_convert
+
+    # It has no such end tag today; a later version may, in a string.
+    return str(vl_convert.javascript_bundle(_NAMES, vega_lite_version())).replace("</script", "<\\/script")

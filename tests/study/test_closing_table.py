@@ -60,6 +60,14 @@ def test_it_shows_the_best_trial_with_its_scores_times_and_throughput_by_batch_s
     assert "mpi, 2 ranks on node1, node2" in table
 
 
+def test_it_says_which_split_epoch_and_seeds_the_scores_are_of():
+    curves = {"epochs:f1_micro": [0.6, 0.75, 0.7]}
+
+    assert "validation split, epoch 2 of 3, one seed" in render(trial(0.75, counted_epoch=1, **curves))
+    assert "validation split, epoch 3 of 3, one seed" in render(trial(0.75, **curves))
+    assert "validation split, last epoch, one seed" in render(trial(0.75))
+
+
 def test_it_says_where_the_database_is_and_how_to_look_at_it():
     table = render(trial(0.5))
 

@@ -19,7 +19,17 @@ from storage.protocol.codec import to_plain
 from study.reporting import page
 from study.reporting.content import Report, make_report
 from study.reporting.load import load_arms
-from tests.study.reporting.made_studies import CONSTANT, SWITCH, arm, completed, config, running, store, two_arms
+from tests.study.reporting.made_studies import (
+    CONSTANT,
+    SWITCH,
+    arm,
+    completed,
+    config,
+    failed,
+    running,
+    store,
+    two_arms,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 FIVE_MB = 5 * 10**6
@@ -91,11 +101,8 @@ HOSTILE = "</script><img src=x onerror=alert(1)>&amp;{{ 7*7 }}<!--"
 
 
 def test_whatever_a_name_or_a_reason_holds_stays_text():
-    trials = [
-        completed(n, 0.5 + n / 100, sampled={"learning_rate": 0.1 * (n + 1), "x": HOSTILE}, stored={"hosts": [HOSTILE]})
-        for n in range(3)
-    ]
-    hostile = replace(arm("a", []), trials=arm("a", trials).trials, name=HOSTILE)
+    trials = [completed(n, 0.5 + n / 100, stored={"hosts": [HOSTILE]}) for n in range(3)]
+    hostile = replace(arm("a", [*trials, failed(5, HOSTILE)]), name=HOSTILE)
 
     text = page.page(make_report([hostile], NOW))
 
@@ -147,10 +154,10 @@ def test_test_scores_are_shown_where_they_are_stored(report):
 
 def test_epochs_count_from_1_and_the_switch_lies_between_two(report):
     [chart] = [figure for figure in report.figures if figure.key == "time-per-epoch"]
-    rows = [row for rows in chart.spec["datasets"].values() for row in rows]
+    rows = [row for layer in chart.spec["layer"] for row in layer["data"]["values"]]
 
     assert min(row["epoch"] for row in rows if "line" in row) == 1
-    assert [row["epoch"] for row in rows if row.get("text") == "32 → 256"] == [2.5]
+    assert {row["epoch"] for row in rows if row.get("text") == "32 → 256"} == {2.5}
     assert "from epoch 3" in chart.caption
 
 
@@ -162,10 +169,20 @@ def test_every_figure_is_an_svg_with_colours_and_every_table_csv_and_latex(repor
     assert files == {f"{f.key}.svg" for f in report.figures} | {
         f"{t.key}.{suffix}" for t in report.tables for suffix in ("csv", "tex")
     }
+    assert "," in (tmp_path / "out" / "table-1.csv").read_text()
     for path in (tmp_path / "out").glob("*.svg"):
         text = path.read_text()
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert "var(--" not in text
+
+
+def test_a_study_of_any_name_is_exported_into_the_folder(tmp_path):
+    named = replace(arm("a", [completed(0, 0.5), completed(1, 0.6)]), name="../b/c")
+
+    page.export(make_report([named], NOW), tmp_path / "out")
+
+    assert (tmp_path / "out" / "parallel-.._b_c.svg").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_where_numbers_come_from_is_told_or_said_to_be_unknown(tmp_path):
@@ -173,16 +190,11 @@ def test_where_numbers_come_from_is_told_or_said_to_be_unknown(tmp_path):
     store(tmp_path, "new", [completed(0, 0.5)], config(SWITCH), **{schema.STUDY_OPENINGS: [to_plain(opening)]})
     store(tmp_path, "old", [completed(0, 0.5)], config(CONSTANT))
 
-    rows = {
-        row[""]: row
-        for row in table(make_report(load_arms(["new", "old"], None, tmp_path / "runs"), NOW), "provenance")
-    }
+    report = make_report(load_arms(["new", "old"], None, tmp_path / "runs"), NOW)
 
-    assert rows["commit"] == {
-        "": "commit",
-        "new": "c0ffeec0ffee, with changes that are not committed",
-        "old": "unknown",
-    }
+    rows = {row[""]: row for row in table(report, "provenance")}
+    assert rows["commit"]["new"] == "c0ffeec0ffee, with changes that are not committed"
+    assert rows["commit"]["old"] == "unknown"
     assert rows["driver"]["new"] == "optuna 5.0"
     assert rows["data (SHA-256)"]["new"] == "labels.csv abababababababab"
     assert rows["data (SHA-256)"]["old"] == "unknown"
@@ -196,8 +208,9 @@ def test_a_study_with_hardly_a_trial_has_a_page(trials):
     assert "<h1>a</h1>" in text
 
 
-def test_arms_of_other_spaces_stand_side_by_side_without_pairs(tmp_path):
+def test_arms_of_other_spaces_stand_side_by_side_without_pairs():
     other = {"study": {"objective": "f1_macro"}}
+
     report = make_report(
         [arm("constant", [completed(0, 0.5)], CONSTANT), arm("switch", [completed(0, 0.6)], **other)], NOW
     )
