@@ -168,11 +168,11 @@ def _classes(arms: Sequence[Arm]) -> Section:
     charts: list[Figure | None] = [figures.class_scores(arms, scores)]
     for arm in arms:
         trial = summary.best_trial_with_classes(arm)
-        if trial is not None and trial.classes is not None and trial.classes.confusion:
+        if trial is None or trial.classes is None or len(trial.classes.names) > figures.MAX_CONFUSED:
+            continue
+        if trial.classes.confusion:
             charts.append(figures.confusion(arm, trial.classes.names, trial.classes.confusion))
-    return Section(
-        "classes", "Classes", figures=_present(charts), tables=(), long_tables=_present([summary.classes(arms)])
-    )
+    return Section("classes", "Classes", figures=_present(charts), long_tables=_present([summary.classes(arms)]))
 
 
 def _throughput(arms: Sequence[Arm]) -> Section:

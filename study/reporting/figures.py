@@ -11,6 +11,10 @@ from study.reporting.load import Arm
 from study.reporting.statistics import Correlation
 from study.reporting.wording import label_of, with_interval
 
+_MAX_LABELS = 50
+MAX_CONFUSED = 60
+"""Classes that a table of confusion can show."""
+
 
 def paired_differences(comparison: Comparison, score: str, label: str) -> Figure | None:
     """Each shared configuration's difference, in order, and their mean with its interval."""
@@ -25,7 +29,9 @@ def paired_differences(comparison: Comparison, score: str, label: str) -> Figure
     order = [name for name, _ in ordered]
     title = f"{label}: {comparison.other.name} − {comparison.baseline.name}"
     x = alt.X("difference:Q", title=title, axis=alt.Axis(format="+.3~f", tickCount=6), scale=alt.Scale(padding=10))
-    y = alt.Y("configuration:N", title=None, sort=order)
+    # Of many, the labels would cover one another; the marks say which is which.
+    axis = alt.Axis(labels=len(rows) <= _MAX_LABELS, ticks=len(rows) <= _MAX_LABELS)
+    y = alt.Y("configuration:N", title=None, sort=order, axis=axis)
     layers: list[alt.Chart] = [
         alt.Chart(data([{"at": 0}])).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x=alt.X("at:Q", title=title)),
         alt.Chart(data(rows))
@@ -50,7 +56,7 @@ def paired_differences(comparison: Comparison, score: str, label: str) -> Figure
         f"Difference in {label} by configuration",
         f"{comparison.other.name} minus {comparison.baseline.name}, each the mean of a configuration's seeds. Line and "
         "shade: mean and its 95 % interval.",
-        finish(alt.layer(*layers), height=max(120, 18 * len(rows))),
+        finish(alt.layer(*layers), height=max(120, min(18, 900 // len(rows)) * len(rows))),
     )
 
 

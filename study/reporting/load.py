@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ class Arm:
     problem: str = ""
     """What of the study's own rows is malformed."""
 
-    @property
+    @cached_property
     def completed(self) -> tuple[Trial, ...]:
         return tuple(trial for trial in self.trials if trial.is_completed)
 
@@ -154,7 +155,7 @@ class Arm:
     def unfinished(self) -> tuple[Trial, ...]:
         return tuple(trial for trial in self.trials if not trial.is_over)
 
-    @property
+    @cached_property
     def configurations(self) -> tuple[Configuration, ...]:
         """In the order of their first trials; those whose driver died before sampling have none."""
         groups: dict[str, list[Trial]] = {}
@@ -163,7 +164,7 @@ class Arm:
                 groups.setdefault(configuration_key(trial.parameters), []).append(trial)
         return tuple(Configuration(group[0].parameters, tuple(group)) for group in groups.values())
 
-    @property
+    @cached_property
     def best(self) -> Configuration | None:
         """The configuration with the highest mean objective over its completed trials."""
         scored = [c for c in self.configurations if c.mean(self.objective) is not None]

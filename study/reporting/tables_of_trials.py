@@ -269,7 +269,8 @@ def _versions(versions: object) -> str:
 
 def _gpus(record: TrialRecord) -> list[str]:
     gpus = record.communicator.get("gpus")
-    return [str(gpu) or "none" for gpu in gpus] if isinstance(gpus, list) else []
+    # By their model: sixteen UUIDs say nothing to a reader.
+    return [str(gpu).partition(" GPU-")[0] or "none" for gpu in gpus] if isinstance(gpus, list) else []
 
 
 def _ranks(trial: Trial) -> int:

@@ -19,9 +19,14 @@ from tests.study.reporting.made_studies import (
 )
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("studies")
     scores = [0.5, 0.6, 0.7, 0.55]
     store(
         tmp_path,
@@ -60,7 +65,7 @@ def test_the_arms_stand_side_by_side_with_spread_total_time_node_hours_and_speed
     assert "−0.0100 (−0.0100 to −0.0100)" in said
 
 
-def test_a_diverged_trial_does_not_cut_the_curve_of_its_arm(folder, tmp_path):
+def test_a_diverged_trial_does_not_cut_the_curve_of_its_arm(folder):
     from study.reporting.curves import time_per_epoch
     from study.reporting.load import load_arms
 
