@@ -20,7 +20,7 @@ _GIT_WITHIN_S = 10.0
 # A data set's lists: who has them knows which images and labels there are. The images themselves may be terabytes.
 _INDEX_SUFFIXES = {".csv", ".json", ".parquet", ".txt"}
 _MAX_INDEX_FILES = 20
-_MAX_INDEX_BYTES = 64 * 2**20
+_MAX_INDEX_BYTES = 16 * 2**20
 
 
 def describe_opening(dataset_options: Mapping[str, Any], now: datetime, root: Path = _ROOT) -> Opening:

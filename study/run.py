@@ -113,6 +113,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
     sampler_for = partial(sampler_of, settings)
+    opening = describe_opening(plan.config.dataset.options, datetime.now(UTC))
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)
         lease.acquire(say)
@@ -125,7 +126,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
             if arguments.retry_failed and (again := retry_failed(storage, study)):
                 say(f"trying again: trial {', '.join(map(str, again))}")
                 study = open_study(storage, plan, sampler_for)
-            record_opening(study, describe_opening(plan.config.dataset.options, datetime.now(UTC)))
+            record_opening(study, opening)
         _log_to(plan.folder / "driver.log")
         # Not before: until here there is no trial to pause, and Ctrl-C ends whatever is waited for.
         stop = StopRequest()

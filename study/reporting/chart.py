@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,15 +97,20 @@ def vega_lite_version() -> str:
 def data(rows: list[dict[str, Any]]) -> alt.Data:
     import altair as alt
 
-    return alt.Data(values=rows)
+    # JSON has neither NaN nor infinity.
+    finite = [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in rows
+    ]
+    return alt.Data(values=finite)
 
 
-def arm_colour(arms: Sequence[Arm], has_legend: bool = True) -> alt.Color:
+def arm_colour(arms: Sequence[Arm]) -> alt.Color:
     import altair as alt
 
     scale = alt.Scale(domain=[arm.name for arm in arms], range=COLOURS[: len(arms)])
-    colour = alt.Color("arm:N", title=None, scale=scale)
-    return colour if has_legend else colour.legend(None)
+    # Else it would be as pale as a band.
+    return alt.Color("arm:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1))
 
 
 def arm_shape(arms: Sequence[Arm]) -> alt.Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,12 +60,10 @@ def _banded_lines(arms: Sequence[Arm], rows: list[dict[str, Any]], title: str, z
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
     scale = alt.Scale(zero=zero)
     colour, dash = arm_colour(arms), arm_dash(arms)
-    # The line's legend would be as pale as the band.
-    pale = arm_colour(arms, has_legend=False)
     band = (
         alt.Chart(data(rows))
         .mark_area(opacity=0.16)
-        .encode(x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q", color=pale)
+        .encode(x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q", color=colour)
     )
     tooltip = ["arm:N", "epoch:Q", alt.Tooltip("line:Q", format=".4~f", title="value")]
     line = (
@@ -80,7 +79,7 @@ def _banded_lines(arms: Sequence[Arm], rows: list[dict[str, Any]], title: str, z
     ]
     layers: list[Any] = [band, line]
     if marks:
-        base = alt.Chart(data(marks)).encode(x=alt.X("epoch:Q", title="epoch"), color=pale)
+        base = alt.Chart(data(marks)).encode(x=alt.X("epoch:Q", title="epoch"), color=colour)
         layers.append(base.mark_rule(strokeDash=[3, 3], strokeWidth=1.2).encode(tooltip=["arm:N", "text:N"]))
         layers.append(
             base.mark_text(align="left", dx=4, dy=2, fontSize=10, baseline="top").encode(text="text:N", y=alt.value(0))
@@ -106,7 +105,8 @@ def _bands_of(arm: Arm, name: str) -> _Curve:
 def _curve(trial: Trial, name: str) -> Sequence[float | None]:
     """A value for each epoch of a trial that is over."""
     if trial.record is not None and name in trial.record.curves:
-        return list(trial.record.curves[name])
+        # A finite value in every epoch is what a driver stores; who knows what else is in a database.
+        return [v if v is not None and math.isfinite(v) else None for v in trial.record.curves[name]]
     return []
 
 

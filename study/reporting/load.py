@@ -75,7 +75,7 @@ class Trial:
     def batch_sizes(self) -> list[int]:
         """The global batch size of each epoch."""
         curve = self.record.curves.get("global_batch_size", []) if self.record else []
-        return [int(size) for size in curve if size is not None]
+        return [int(size) for size in curve if size is not None and math.isfinite(size)]
 
     def score(self, name: str) -> float | None:
         """A validation score in the epoch that counts; None where it was not measured."""

@@ -110,7 +110,7 @@ def parallel_coordinates(arm: Arm, score: str, label: str) -> Figure | None:
     return Figure(
         f"parallel-{arm.name}",
         f"Parallel coordinates: {arm.name}",
-        f"One line per configuration; the darker, the higher its {label}.",
+        f"One line per configuration; the bolder, the higher its {label}.",
         finish(alt.layer(lines, labels)),
         is_wide=True,
     )

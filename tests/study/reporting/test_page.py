@@ -208,6 +208,17 @@ def test_a_study_with_hardly_a_trial_has_a_page(trials):
     assert "<h1>a</h1>" in text
 
 
+def test_numbers_that_are_not_finite_do_not_keep_the_page_from_being_drawn():
+    nan, inf = float("nan"), float("inf")
+    curves = {"epochs:f1_micro": [nan, 0.1, inf, 0.2], "epochs:global_batch_size": [nan, 32.0, 256.0, 256.0]}
+    scores = completed(1, 0.5).user_attrs["classes"] | {"f1": [nan, 0.5, 0.5]}
+
+    trials = [completed(0, 0.5, stored=curves), completed(1, 0.6, stored={"classes": scores}), completed(2, 0.4)]
+
+    text = page.page(make_report([arm("a", trials)], NOW))
+    assert json.loads(parsed(text).scripts[0])["f1-micro-per-epoch"]
+
+
 def test_arms_of_other_spaces_stand_side_by_side_without_pairs():
     other = {"study": {"objective": "f1_macro"}}
 
