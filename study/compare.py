@@ -1,4 +1,4 @@
-"""Compare studies, such as the arms of one experiment: scores, times and best configurations side by side."""
+"""Compare studies, such as the arms of one experiment: scores, times and configurations side by side."""
 
 from __future__ import annotations
 
@@ -9,134 +9,81 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from statistics import fmean  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
-import optuna  # noqa: E402
-from optuna.trial import FrozenTrial  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
 
-from storage.database.endpoint import StorageError, open_existing_study, parse_public_url  # noqa: E402
-from study.display import format_parameters  # noqa: E402
-from study.report import best_trial, record_of  # noqa: E402
+if TYPE_CHECKING:
+    from study.reporting.compare_arms import Comparison
+    from study.reporting.load import Arm
 
 _EXIT_BAD_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
+    # Imported here: Optuna and the statistics take seconds, and --help needs neither.
+    import optuna
+
+    from storage.database.endpoint import StorageError
+    from study.reporting.load import ReportError
+
     optuna.logging.disable_default_handler()
     try:
-        arms = {name: _trials(name, arguments.storage, arguments.runs_dir) for name in arguments.names}
-    except StorageError as error:
+        _compare(arguments, Console())
+    except (StorageError, ReportError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return _EXIT_BAD_INPUT
-    console = Console()
-    console.print(arms_table(arms))
-    console.print(trials_table(arms))
-    if arguments.figure:
-        draw(arms, arguments.figure)
-        console.print(f"figure: {arguments.figure}")
     return 0
 
 
-def arms_table(arms: dict[str, list[FrozenTrial]]) -> Table:
-    """One column per study: its best trial's scores, the time of a trial, and of an epoch in each phase."""
-    table = Table(title="studies", title_justify="left")
-    table.add_column("", style="bold")
-    columns = []
-    for name, trials in arms.items():
-        table.add_column(name, overflow="fold")
-        columns.append(_describe(trials))
-    for heading, *cells in zip(_ARM_ROWS, *columns, strict=True):
-        table.add_row(heading, *cells)
-    return table
+def _compare(arguments: argparse.Namespace, console: Console) -> None:
+    from study.reporting import side_by_side
+    from study.reporting.compare_arms import compare_arms
+    from study.reporting.destinations import check_file
+    from study.reporting.load import load_arms
+    from study.reporting.panels import SUFFIXES, write_panels
+    from study.reporting.verdict import verdict
+
+    if arguments.figure:
+        check_file(arguments.figure, "--figure", SUFFIXES)
+    arms = load_arms(arguments.names, arguments.storage, arguments.runs_dir)
+    comparisons = compare_arms(arms)
+    _require_comparable(arms, comparisons)
+    for comparison in comparisons:
+        if comparison.unlike:
+            note = f"note: {comparison.unlike_in_words}"
+            console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    console.print(side_by_side.by_study(arms, comparisons).rich())
+    console.print(side_by_side.by_configuration(arms).rich())
+    for comparison in comparisons:
+        if comparison.pairs:
+            console.print(side_by_side.differences(comparison).rich())
+    for sentence in verdict(arms, comparisons):
+        console.print(sentence, highlight=False, markup=False)
+    if arguments.figure:
+        write_panels(arms, arguments.figure)
+        console.print(f"figure: {arguments.figure}", highlight=False, markup=False, soft_wrap=True)
 
 
-def trials_table(arms: dict[str, list[FrozenTrial]]) -> Table:
-    """One row per trial number: its configuration and each study's F1 micro (macro)."""
-    table = Table(title="F1 micro (macro) by trial", title_justify="left")
-    for heading in ("trial", *arms, "configuration"):
-        table.add_column(heading)
-    numbers = sorted({trial.number for trials in arms.values() for trial in trials})
-    for number in numbers:
-        same = [next((t for t in trials if t.number == number), None) for trials in arms.values()]
-        configurations = {format_parameters(trial.params) for trial in same if trial is not None}
-        table.add_row(str(number), *map(_score, same), " / ".join(sorted(configurations)))
-    return table
+def _require_comparable(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> None:
+    """
+    Raises:
+        ReportError: A study has no completed trial, or two search other spaces or for another score.
+    """
+    from study.reporting.load import ReportError
 
-
-def seconds_per_epoch(trials: Sequence[FrozenTrial]) -> dict[int, float]:
-    """Mean over the trials of the duration of an epoch, by global batch size."""
-    phases: dict[int, list[float]] = {}
-    for trial in trials:
-        record = record_of(trial)
-        for size, seconds in (record.epoch_s_by_batch_size if record else {}).items():
-            phases.setdefault(int(size), []).append(seconds)
-    return {size: fmean(values) for size, values in sorted(phases.items())}
-
-
-def draw(arms: dict[str, list[FrozenTrial]], path: Path) -> None:
-    """Mean time per epoch, and the best trial's F1 scores, over the epochs: figure 1 of the paper, top and centre."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, (times, scores) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for i, (name, trials) in enumerate(arms.items()):
-        records = [record for trial in trials if (record := record_of(trial)) is not None]
-        durations = [record.curves["wall_s"] for record in records if record.curves]
-        length = min(map(len, durations), default=0)
-        times.plot(
-            [fmean(trial[epoch] or 0.0 for trial in durations) for epoch in range(length)], color=f"C{i}", label=name
-        )
-        if (best := best_trial(trials)) is not None:
-            scores.plot(
-                *zip(*sorted(best.intermediate_values.items()), strict=True), color=f"C{i}", label=f"{name}, micro"
+    for arm in arms:
+        if not arm.completed:
+            raise ReportError(
+                f"study {arm.name!r} has no completed trial to compare; study/report.py shows what there is of it."
             )
-            macro = record_of(best)
-            scores.plot(
-                macro.curves["f1_macro"] if macro else [], color=f"C{i}", linestyle="--", label=f"{name}, macro"
+    for comparison in comparisons:
+        if comparison.is_decisively_unlike:
+            raise ReportError(
+                f"{comparison.baseline.name!r} and {comparison.other.name!r} cannot be compared: "
+                f"{comparison.obstacle}. study/report.py shows them side by side."
             )
-    times.set(xlabel="epoch", ylabel="seconds per epoch, mean of trials", ylim=(0, None))
-    scores.set(xlabel="epoch", ylabel="validation F1, best trial", ylim=(0, 1))
-    for axes in (times, scores):
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-
-
-_ARM_ROWS = ("best trial", "F1 micro (macro)", "configuration", "mean trial", "seconds per epoch")
-
-
-def _describe(trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
-    """The cells of one study's column, as _ARM_ROWS names them."""
-    best = best_trial(trials)
-    if best is None:
-        return ("none completed", *[""] * (len(_ARM_ROWS) - 1))
-    phases = seconds_per_epoch(trials).items()
-    return (
-        str(best.number),
-        _score(best),
-        format_parameters(best.params).replace(" ", "\n"),
-        f"{fmean(r.wall_s for t in trials if (r := record_of(t)) is not None):.1f} s",
-        "\n".join(f"{seconds:.2f} at batch {size}" for size, seconds in phases),
-    )
-
-
-def _score(trial: FrozenTrial | None) -> str:
-    if trial is None:
-        return "-"
-    record = record_of(trial)
-    if record is None or not record.is_completed:
-        return trial.state.name.lower() if record is None else record.outcome
-    return f"{record.f1_micro:.4f} ({record.f1_macro:.4f})"
-
-
-def _trials(name: str, storage: str | None, runs_dir: Path) -> list[FrozenTrial]:
-    url = parse_public_url(storage or f"sqlite:///{runs_dir / name / 'study.db'}", "--storage")
-    return open_existing_study(url, name).get_trials(deepcopy=False)
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,7 +91,9 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="+", metavar="STUDY", help="names of studies")
     parser.add_argument("--storage", metavar="URL", help="database of all of them; default: each one's own SQLite file")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw times and scores per epoch into this file")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw times and scores per epoch into this .png, .svg or .pdf"
+    )
     return parser.parse_args(argv)
 
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,15 @@ from storage.database.lease import DatabaseLeaseStore, StudyLease, keep_renewing
 from storage.protocol.clock import SYSTEM_CLOCK
 from storage.protocol.variables import STORAGE_URL
 from study import dry_run, preflight
+from study.closing_table import closing_table
 from study.config import StudyConfig
 from study.display import LiveDisplay, PlainDisplay
 from study.ledger import DatabaseLostError, Ledger
 from study.loop import StudyLoop
 from study.notify import Notifier
-from study.opening import bind_folder, open_study, retry_failed
+from study.opening import bind_folder, open_study, record_opening, retry_failed
 from study.plan import StudyPlan
-from study.report import closing_table
+from study.provenance import describe_opening
 from study.samplers import check_sampler, sampler_of
 from study.stop_request import StopRequest
 
@@ -162,6 +164,7 @@ def _drive(
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
     sampler_for = partial(sampler_of, settings)
+    opening = describe_opening(plan.config.dataset.options, datetime.now(UTC))
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)
         lease.acquire(say)
@@ -174,6 +177,7 @@ def _drive(
             if retry_failed_trials and (again := retry_failed(storage, study)):
                 say(f"trying again: trial {', '.join(map(str, again))}")
                 study = open_study(storage, plan, sampler_for)
+            record_opening(study, opening)
         stack.enter_context(_logging_to(plan.folder / "driver.log"))
         # Not before: until here there is no trial to pause, and Ctrl-C ends whatever is waited for.
         stop = StopRequest()

@@ -20,8 +20,8 @@ from storage.protocol.exports import SeedInterval
 from storage.protocol.trial_dir import TrialDir
 from study.config import StudyConfig
 from study.finding import folder_of_study
+from study.finished_trials import completed_trials, record_of
 from study.intervals import over_seeds
-from study.report import completed_trials, record_of
 from study.seeds import derive_seed
 
 DEFAULT_TOP = 3

@@ -18,8 +18,8 @@ from storage.protocol.records import KINDS, ClassScores
 from storage.protocol.trial_dir import TrialDir, TrialDirError
 from study.evaluation import key_of, link_of, scores_of
 from study.finding import studies_beside
+from study.finished_trials import completed_trials, record_of
 from study.own_code import CodeFolders
-from study.report import completed_trials, record_of
 
 
 class ExportRequestError(ValueError):

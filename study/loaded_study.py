@@ -20,8 +20,8 @@ from study.driver import drive, make_plan
 from study.evaluation import scores_of
 from study.export_request import code_folders, request_for
 from study.finding import url_of_study
+from study.finished_trials import best_trial, record_of
 from study.model_process import require_trainers_program
-from study.report import best_trial, record_of
 from study.seeds import derive_seed
 from study.stop_request import handlers_are_put_back
 

@@ -131,8 +131,9 @@ def message(end: StudyEnd, plan: StudyPlan, reason: str, trials: Sequence[Frozen
         reason: Why it ended, where it has not finished.
         trials: None if the database cannot be asked.
     """
+    from study.closing_table import count_outcomes
     from study.display import format_parameters
-    from study.report import best_trial, count_outcomes
+    from study.finished_trials import best_trial
 
     lines = [reason[:_REASON_LENGTH]] if reason else []
     if trials is None:

@@ -83,6 +83,13 @@ def open_study(
     return study
 
 
+def record_opening(study: optuna.Study, opening: schema.Opening) -> None:
+    """Store with what code and data the study is opened, if that has changed since it was opened before."""
+    openings = schema.openings_with(study.user_attrs, opening)
+    if openings is not None:
+        study.set_user_attr(schema.STUDY_OPENINGS, openings)
+
+
 def bind_folder(
     study: optuna.Study,
     folder: Path,

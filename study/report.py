@@ -1,89 +1,69 @@
-"""Tables of what a study found, from the database alone."""
+"""Write what studies found as one self-contained page: verdict, tables, figures and where the numbers come from."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
-from optuna.trial import FrozenTrial, TrialState
-from rich.markup import escape
-from rich.table import Table
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from storage.database.schema import TrialRecord
-from study.display import format_parameters
+import argparse  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from datetime import UTC, datetime  # noqa: E402
 
+from rich.console import Console  # noqa: E402
 
-def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) -> Table:
-    """The study in a dozen lines: best configuration, scores, time, throughput, where it all is."""
-    table = Table(title=f"study {name}", show_header=False, title_justify="left", min_width=60)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    best = best_trial(trials)
-    table.add_row("trials", count_outcomes(trials))
-    if best is not None and (record := record_of(best)) is not None:
-        table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
-        table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
-        table.add_row("time", f"{record.wall_s:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
-        table.add_row(
-            "node-hours", f"{sum(r.node_hours for r in _records(trials)):.3g} of attempts, lost ones included"
-        )
-        table.add_row("images/s", _by_phase(record.images_per_s_by_batch_size, "{:.0f}"))
-        table.add_row("seconds per epoch", _by_phase(record.epoch_s_by_batch_size, "{:.2f}"))
-        table.add_row(
-            "data plane", f"{record.data_plane}, {record.communicator['world_size']} ranks on {', '.join(record.hosts)}"
-        )
-    for trial in trials:
-        if trial.state is TrialState.FAIL and (failed := record_of(trial)) is not None:
-            table.add_row(f"trial {trial.number}", f"{failed.outcome}: {escape(failed.reason)}")
-    if any(trial.state is TrialState.FAIL for trial in trials):
-        table.add_row("failed trials", "run again by the same command with --retry-failed")
-    table.add_row("database", escape(storage_url))
-    table.add_row("dashboard", escape(f"{_python()} study/dashboard.py --storage {storage_url}"))
-    return table
+_EXIT_BAD_INPUT = 2
 
 
-def _python() -> str:
-    """The Python that runs this, as a person would type it here."""
-    here, python = Path.cwd(), Path(sys.executable)
-    return str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parse_arguments(argv)
+    # Imported here: Optuna and the charts take seconds, and --help needs neither.
+    import optuna
+
+    from storage.database.endpoint import StorageError
+    from study.reporting.load import ReportError
+
+    optuna.logging.disable_default_handler()
+    try:
+        _write(arguments)
+    except (StorageError, ReportError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return _EXIT_BAD_INPUT
+    return 0
 
 
-def record_of(trial: FrozenTrial) -> TrialRecord | None:
-    """What is stored of a trial that is over; None of one that is not, or that runs again."""
-    return TrialRecord.read(trial.user_attrs) if trial.state.is_finished() else None
+def _write(arguments: argparse.Namespace) -> None:
+    from storage.protocol.files import write_atomically
+    from study.reporting import destinations, page
+    from study.reporting.content import make_report
+    from study.reporting.load import load_arms
+
+    destinations.check_file(arguments.out, "--out")
+    if arguments.export:
+        destinations.check_folder(arguments.export, "--export")
+    report = make_report(load_arms(arguments.names, arguments.storage, arguments.runs_dir), datetime.now(UTC))
+    write_atomically(arguments.out, page.page(report).encode())
+    console = Console()
+    said = [*report.verdict, *(f"note: {notice}" for notice in report.notices), f"report: {arguments.out}"]
+    if arguments.export:
+        count = page.export(report, arguments.export)
+        said.append(f"figures and tables: {count} files in {arguments.export}")
+    for line in said:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial of the highest value that did not diverge; None if there is none."""
-    return max(completed_trials(trials), key=lambda trial: trial.values[0], default=None)
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="study/report.py", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="STUDY", help="names of studies, such as the arms of an experiment")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, such as report.html")
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="also each figure as SVG, each table as CSV and LaTeX"
+    )
+    parser.add_argument("--storage", metavar="URL", help="database of all of them; default: each one's own SQLite file")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    return parser.parse_args(argv)
 
 
-def completed_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that trained to the end and did not diverge."""
-    return [
-        trial
-        for trial in trials
-        if trial.state is TrialState.COMPLETE and (record := record_of(trial)) is not None and record.is_completed
-    ]
-
-
-def count_outcomes(trials: Sequence[FrozenTrial]) -> str:
-    """How many trials ended in which way, in words."""
-    # Without an outcome it is still "running" to the database, but no longer to this driver.
-    records = [record_of(trial) for trial in trials]
-    outcomes = ["unfinished" if record is None else record.outcome for record in records]
-    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
-
-
-def _records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-    return [record for trial in trials if (record := record_of(trial)) is not None]
-
-
-def _mean_wall_s(trials: Sequence[FrozenTrial]) -> float:
-    return fmean(record.wall_s for record in _records(trials))
-
-
-def _by_phase(values: dict[str, float], form: str) -> str:
-    return ", ".join(f"{form.format(value)} at batch {size}" for size, value in values.items())
+if __name__ == "__main__":
+    sys.exit(main())

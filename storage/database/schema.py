@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from storage.protocol.attempts import AttemptEnd, counted_epoch, merge_epochs
-from storage.protocol.codec import from_plain, to_plain
+from storage.protocol.codec import RecordError, from_plain, to_plain
 from storage.protocol.records import EpochMetrics
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ FULL_CONFIG = "switchyard:full_config"
 STUDY_DIR = "switchyard:study_dir"
 EVALUATES = "switchyard:evaluates"
 """Of a study that trains another one's best configurations again: an Evaluated."""
+STUDY_OPENINGS = "switchyard:openings"
 OBJECTIVE = "objective"
 
 SPEC_SHA256 = "spec_sha256"
@@ -49,6 +50,26 @@ class Evaluated:
     def is_of(self, study: optuna.Study) -> bool:
         """Whether it is this study, and no other one of its name."""
         return (self.study_name, self.study_uuid) == (study.study_name, study.user_attrs.get(STUDY_UUID, ""))
+
+
+@dataclass(frozen=True)
+class Opening:
+    """With what code and on what data a driver opened the study."""
+
+    first_at: str
+    """UTC, as ISO 8601 has it."""
+    commit: str | None
+    """Of the checkout that the driver ran from; None: it ran from none, or git is missing."""
+    is_modified: bool
+    """Whether files of the checkout differed from that commit."""
+    versions: dict[str, str]
+    """Of Python and of the driver's packages."""
+    data_sha256: dict[str, str]
+    """Of the data set's index files, by name: lists of images, labels, manifests. Empty where it has none."""
+
+    def is_like(self, other: Opening) -> bool:
+        """Whether all but the time is the same."""
+        return replace(self, first_at=other.first_at) == other
 
 
 @dataclass(frozen=True)
@@ -154,6 +175,32 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: i
 def read_attempts(attributes: Mapping[str, Any]) -> list[AttemptRow]:
     """The rows of a trial's attempts, oldest first."""
     return [from_plain(AttemptRow, row, ignore_unknown=True) for row in attributes.get(ATTEMPTS, [])]
+
+
+def read_openings(attributes: Mapping[str, Any]) -> list[Opening]:
+    """Each different opening of a study, oldest first, from the study's user attributes; older versions stored none.
+
+    Raises:
+        RecordError: They are malformed.
+    """
+    return from_plain(_Openings, {"rows": attributes.get(STUDY_OPENINGS, [])}, ignore_unknown=True).rows
+
+
+def openings_with(attributes: Mapping[str, Any], opening: Opening) -> list[Any] | None:
+    """What is to be stored under STUDY_OPENINGS now; None if the last opening was like this one."""
+    try:
+        rows = read_openings(attributes)
+    except RecordError:
+        # Damaged rows help nobody, and are no reason not to train.
+        rows = []
+    if rows and rows[-1].is_like(opening):
+        return None
+    return to_plain([*rows, opening])
+
+
+@dataclass(frozen=True)
+class _Openings:
+    rows: list[Opening]
 
 
 def _mean_by_batch_size(epochs: Sequence[EpochMetrics], name: str) -> dict[str, float]:

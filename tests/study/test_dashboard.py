@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,12 +17,11 @@ from urllib.parse import urlsplit
 import optuna
 import psutil
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
 from tests.architecture.sources import REPOSITORY
+from tests.study.browser import chromium
 from tests.study.driver import WITHIN_S, RunningDriver, clean_environment, new_workplace, slow_training
 from tests.study.listening import listening_sockets
 from tests.waiting import wait_until
@@ -32,7 +30,6 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.timeout(900)
 
 DASHBOARD = REPOSITORY / "study" / "dashboard.py"
-CHROMIUM, CHROMEDRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
 
 @dataclass(frozen=True)
@@ -189,18 +186,8 @@ def test_a_database_that_cannot_be_shown_is_one_clear_error(tmp_path, url, said)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[WebDriver]:
-    if CHROMIUM is None or CHROMEDRIVER is None:
-        pytest.skip("Chromium is not installed (apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    # A sandbox is not to be had as root, nor much shared memory in a container.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,2400"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, Service(CHROMEDRIVER))
-    browser.set_page_load_timeout(WITHIN_S)
-    yield browser
-    browser.quit()
+    with chromium({"browser": "ALL"}) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")

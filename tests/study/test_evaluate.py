@@ -17,7 +17,7 @@ from storage.protocol.codec import from_json
 from storage.protocol.records import TrialSpec
 from study.evaluation import scores_of
 from study.export_request import make_request
-from study.report import best_trial
+from study.finished_trials import best_trial
 from tests.architecture.sources import REPOSITORY
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
 

@@ -17,7 +17,7 @@ from storage.database.endpoint import StorageError
 from storage.protocol.codec import from_json
 from storage.protocol.exports import ExportRecord
 from study.export_request import ExportRequestError, make_request
-from study.report import best_trial
+from study.finished_trials import best_trial
 from tests.architecture.sources import REPOSITORY
 from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
 from tests.trainers.trained_trial import evaluate_as_the_trainer

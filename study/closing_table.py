@@ -1,0 +1,82 @@
+"""The table with which a study closes, from the database alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.markup import escape
+from rich.table import Table
+
+from storage.database.schema import TrialRecord
+from study.display import format_parameters
+from study.finished_trials import best_trial, record_of
+
+
+def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) -> Table:
+    """The study in a dozen lines: best configuration, scores, time, throughput, where it all is."""
+    table = Table(title=f"study {name}", show_header=False, title_justify="left", min_width=60)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    best = best_trial(trials)
+    table.add_row("trials", count_outcomes(trials))
+    if best is not None and (record := record_of(best)) is not None:
+        table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
+        table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
+        table.add_row("which score", _describe_score(record))
+        table.add_row("time", f"{record.wall_s:.1f} s for the best trial, {_mean_wall_s(trials):.1f} s on average")
+        table.add_row(
+            "node-hours", f"{sum(r.node_hours for r in _records(trials)):.3g} of attempts, lost ones included"
+        )
+        table.add_row("images/s", _by_phase(record.images_per_s_by_batch_size, "{:.0f}"))
+        table.add_row("seconds per epoch", _by_phase(record.epoch_s_by_batch_size, "{:.2f}"))
+        table.add_row(
+            "data plane", f"{record.data_plane}, {record.communicator['world_size']} ranks on {', '.join(record.hosts)}"
+        )
+    for trial in trials:
+        if trial.state is TrialState.FAIL and (failed := record_of(trial)) is not None:
+            table.add_row(f"trial {trial.number}", f"{failed.outcome}: {escape(failed.reason)}")
+    if any(trial.state is TrialState.FAIL for trial in trials):
+        table.add_row("failed trials", "run again by the same command with --retry-failed")
+    table.add_row("database", escape(storage_url))
+    table.add_row("dashboard", escape(f"{_python()} study/dashboard.py --storage {storage_url}"))
+    return table
+
+
+def _describe_score(record: TrialRecord) -> str:
+    """Which split, which epoch and how many seeds it is of: without them it compares with nothing."""
+    epochs = len(record.curves.get("f1_micro", ()))
+    if not epochs:
+        # Older versions stored no curves, and knew the last epoch only.
+        return "validation split, last epoch, one seed"
+    counted = epochs if record.counted_epoch is None else record.counted_epoch + 1
+    return f"validation split, epoch {counted} of {epochs}, one seed"
+
+
+def _python() -> str:
+    """The Python that runs this, as a person would type it here."""
+    here, python = Path.cwd(), Path(sys.executable)
+    return str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
+
+
+def count_outcomes(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials ended in which way, in words."""
+    # Without an outcome it is still "running" to the database, but no longer to this driver.
+    records = [record_of(trial) for trial in trials]
+    outcomes = ["unfinished" if record is None else record.outcome for record in records]
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+
+
+def _records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+    return [record for trial in trials if (record := record_of(trial)) is not None]
+
+
+def _mean_wall_s(trials: Sequence[FrozenTrial]) -> float:
+    return fmean(record.wall_s for record in _records(trials))
+
+
+def _by_phase(values: dict[str, float], form: str) -> str:
+    return ", ".join(f"{form.format(value)} at batch {size}" for size, value in values.items())

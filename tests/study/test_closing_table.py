@@ -1,0 +1,109 @@
+"""The closing table: what a person reads when the study is over."""
+
+from __future__ import annotations
+
+import io
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from rich.console import Console
+
+from study.closing_table import closing_table
+from study.finished_trials import best_trial
+
+URL = "sqlite:///runs/s/study.db"
+
+
+def trial(value: float | None, state: TrialState = TrialState.COMPLETE, **attributes) -> FrozenTrial:
+    scores = {} if value is None else {"f1_micro": value, "f1_macro": value / 2}
+    return create_trial(
+        state=state,
+        value=value,
+        params={"learning_rate": 0.25},
+        distributions={"learning_rate": FloatDistribution(0, 1)},
+        user_attrs={
+            "outcome": "completed",
+            "wall_s": 10.0,
+            "images_per_s_by_batch_size": {"16": 100.4, "32": 400.0},
+            "epoch_s_by_batch_size": {"16": 2.0, "32": 0.5},
+            "data_plane": "mpi",
+            "communicator": {"world_size": 2},
+            "hosts": ["node1", "node2"],
+            **scores,
+            **attributes,
+        },
+    )
+
+
+def failed(outcome: str, reason: str) -> FrozenTrial:
+    return create_trial(state=TrialState.FAIL, user_attrs={"outcome": outcome, "reason": reason, "wall_s": 1.0})
+
+
+def render(*trials: FrozenTrial, url: str = URL) -> str:
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(closing_table("s", study.trials, url))
+    return console.file.getvalue()
+
+
+def test_it_shows_the_best_trial_with_its_scores_times_and_throughput_by_batch_size():
+    table = render(trial(0.5), trial(0.75), trial(0.25))
+
+    assert "1: learning_rate=0.25" in table
+    assert "0.7500 / 0.3750" in table
+    assert "10.0 s for the best trial, 10.0 s on average" in table
+    assert "100 at batch 16, 400 at batch 32" in table
+    assert "2.00 at batch 16, 0.50 at batch 32" in table
+    assert "mpi, 2 ranks on node1, node2" in table
+
+
+def test_it_says_which_split_epoch_and_seeds_the_scores_are_of():
+    curves = {"epochs:f1_micro": [0.6, 0.75, 0.7]}
+
+    assert "validation split, epoch 2 of 3, one seed" in render(trial(0.75, counted_epoch=1, **curves))
+    assert "validation split, epoch 3 of 3, one seed" in render(trial(0.75, **curves))
+    assert "validation split, last epoch, one seed" in render(trial(0.75))
+
+
+def test_it_says_where_the_database_is_and_how_to_look_at_it():
+    table = render(trial(0.5))
+
+    assert URL in table
+    assert f"python study/dashboard.py --storage {URL}" in table
+
+
+def test_it_counts_the_outcomes():
+    table = render(trial(0.5), trial(0.0, outcome="diverged"), failed("crashed", "x"), trial(0.4))
+
+    assert "2 completed, 1 diverged, 1 crashed" in table
+
+
+def test_it_says_why_a_trial_failed():
+    assert "crashed: ValueError: width=0" in render(failed("crashed", "ValueError: width=0"))
+
+
+@pytest.mark.parametrize("reason", ["allocator mklcpu [Op:Add]", "no such group [/train]", "shape[3,3]", "[bold"])
+def test_it_shows_a_reason_as_it_is_brackets_and_all(reason):
+    assert f"crashed: {reason}" in render(failed("crashed", reason))
+
+
+def test_it_shows_a_url_as_it_is():
+    assert "[::1]/studies" in render(trial(0.5), url="postgresql+psycopg://ada@[::1]/studies")
+
+
+def test_without_a_finished_trial_it_is_short_and_does_not_fail():
+    running = create_trial(state=TrialState.RUNNING)
+
+    assert "1 unfinished" in render(running)
+    assert "best trial" not in render(running)
+    assert "best trial" not in render()
+
+
+def test_a_trial_that_diverged_is_never_the_best():
+    diverged = trial(0.0, outcome="diverged")
+
+    assert best_trial([diverged]) is None
+    assert best_trial([diverged, trial(0.0)]).user_attrs["outcome"] == "completed"
