@@ -63,7 +63,10 @@ class Pool(AbstractContextManager["Pool"], Protocol):
         ...
 
     def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
-        """Ask an attempt to end: PRUNED at its next epoch boundary, PAUSED at once after a checkpoint."""
+        """Ask an attempt to end: PRUNED, HELD with a checkpoint, or PAUSED, which is stronger and sends its ranks away.
+
+        It may be over before it hears of it, and end otherwise.
+        """
         ...
 
     def hurry(self) -> None:

@@ -12,6 +12,7 @@ from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
 from storage.protocol.records import SCORES, ComponentSpec, ObjectiveEpoch, Precision
 from study import catalog
+from study.pruners import PRUNERS, NoPruner, PrunerError, PrunerTable
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -106,6 +107,8 @@ class StudyConfig(_Table):
     optimizer: Component
     batch_policy: Component
     search_space: SearchSpace
+    pruner: PrunerTable = NoPruner()
+    """What stops trials that are worse than others, before their last epoch."""
 
     def component_specs(self, sampled: dict[str, Any]) -> dict[str, ComponentSpec]:
         """Each kind's component with its fixed and its sampled options."""
@@ -120,8 +123,12 @@ class StudyConfig(_Table):
     def identity(self) -> dict[str, Any]:
         """What must not change between two runs of one study, or its trials would not compare."""
         study = self.study.model_dump(mode="json", include=_IDENTITY_OF_STUDY)
-        rest = self.model_dump(mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}})
-        return {"study": study, **rest}
+        rest = self.model_dump(
+            mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}, "pruner": True}
+        )
+        # With its defaults: a config may say them or not.
+        pruner = self.pruner.resolved(self.training.epochs).model_dump(mode="json")
+        return {"study": study, **rest, "pruner": pruner}
 
     @classmethod
     def identity_defaults(cls) -> dict[str, Any]:
@@ -131,6 +138,7 @@ class StudyConfig(_Table):
             "training": _defaults_of(TrainingSettings),
             # The only task there was.
             "task": {"name": "multi_label"},
+            "pruner": {"name": "none"},
         }
 
 
@@ -173,6 +181,10 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
         except catalog.CatalogError as error:
             raise ConfigError(f"{path}: {error}") from error
     _check_configurations(config, path)
+    try:
+        config.pruner.resolved(config.training.epochs)
+    except PrunerError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 
@@ -223,6 +235,10 @@ def _describe(error: Any) -> str:
             return f"{where} is an unknown key; valid keys are {', '.join(_valid_keys(error['loc'][:-1]))}."
         case "missing":
             return f"{where} is missing."
+        case "union_tag_not_found" | "union_tag_invalid":
+            key, tags = ("name", PRUNERS) if error["loc"][0] == "pruner" else ("type", PARAMETER_TYPES)
+            said = " is missing" if error["type"] == "union_tag_not_found" else f"={error['ctx']['tag']!r}"
+            return f"{where}.{key}{said}; it must be one of {', '.join(tags)}."
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{where} must be a table (got {error['input']!r})."
     reason = error["msg"].removeprefix("Value error, ")
@@ -230,6 +246,8 @@ def _describe(error: Any) -> str:
 
 
 def _is_type_tag(location: tuple[int | str, ...], index: int) -> bool:
+    if location[0] == "pruner":
+        return index == 1 and location[index] in PRUNERS
     return location[0] == "search_space" and index == 3 and location[index] in PARAMETER_TYPES
 
 
@@ -237,6 +255,8 @@ def _valid_keys(table: tuple[int | str, ...]) -> list[str]:
     model: Any = StudyConfig
     if table[:1] == ("search_space",) and len(table) > 1:
         model = PARAMETER_TYPES[str(table[3])]
+    elif table[:1] == ("pruner",):
+        model = PRUNERS[str(table[1])]
     elif table:
         model = StudyConfig.model_fields[str(table[0])].annotation
     return list(model.model_fields)

@@ -57,6 +57,13 @@ class LiveDisplay:
         self._rows.pop(number, None)
         self._live.console.print(f"trial {number:>3}  [yellow]{escape(reason)}[/]: {_outlook(has_checkpoint)}")
 
+    def trial_held(self, number: int, reason: str) -> None:
+        self._rows.pop(number, None)
+        self._live.console.print(f"trial {number:>3}  [yellow]held[/] with its checkpoint: {escape(reason)}")
+
+    def trial_promoted(self, number: int, reason: str) -> None:
+        self._live.console.print(f"trial {number:>3}  [green]promoted[/] from {escape(reason)}")
+
     def trial_finished(self, number: int, tell: Tell) -> None:
         row = self._rows.pop(number, None)
         took = time.monotonic() - self._started.get(number, time.monotonic())
@@ -118,6 +125,12 @@ class PlainDisplay:
     def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None:
         self._say(f"trial {number} {reason}: {_outlook(has_checkpoint)}")
 
+    def trial_held(self, number: int, reason: str) -> None:
+        self._say(f"trial {number} held with its checkpoint: {reason}")
+
+    def trial_promoted(self, number: int, reason: str) -> None:
+        self._say(f"trial {number} promoted from {reason}")
+
     def trial_finished(self, number: int, tell: Tell) -> None:
         value = "" if tell.value is None else f" value {tell.value:.4f}"
         self._say(f"trial {number} {tell.outcome}{value} {tell.reason}".rstrip())
@@ -144,6 +157,6 @@ def _outlook(has_checkpoint: bool) -> str:
 def _verdict(tell: Tell, row: _Row | None) -> str:
     if tell.state is TrialState.FAIL:
         return f"[red]{tell.outcome}[/] {escape(tell.reason)}"
-    if row is None or row.metrics is None or tell.value == 0.0:
+    if row is None or row.metrics is None or tell.value == 0.0 or tell.state is TrialState.PRUNED:
         return f"[yellow]{tell.outcome}[/] {escape(tell.reason)}"
     return f"[green]{tell.outcome}[/] F1 micro {row.metrics.f1_micro:.4f} macro {row.metrics.f1_macro:.4f}"

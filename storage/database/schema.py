@@ -24,6 +24,7 @@ OBJECTIVE = "objective"
 SPEC_SHA256 = "spec_sha256"
 ATTEMPTS = "attempts"
 FORGIVEN_ATTEMPTS = "forgiven_attempts"
+VERDICTS = "verdicts"
 _CURVE = "epochs:"
 CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_micro", "f1_macro", "samples_per_s", "wall_s")
 """Fields of EpochMetrics that are kept for every epoch; the objective is the trial's intermediate value."""
@@ -42,6 +43,23 @@ class AttemptRow:
     @classmethod
     def of(cls, end: AttemptEnd) -> AttemptRow:
         return cls(end.name, end.exit_code, round(end.wall_s, 3), end.reason)
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """What the study's pruner has said of a trial after one of its epochs."""
+
+    epoch: int
+    value: float
+    verdict: str
+    """go on, stop or hold."""
+    bracket: int = 0
+    rung: int | None = None
+    """None: of a pruner without rungs, of whose verdicts only the last one is kept."""
+    order: int = 0
+    """Of all verdicts of the study, the one after the other: what was decided follows from those before it."""
+    promoted: int | None = None
+    """The order of the promotion of a trial that was held here; None as long as it is."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +150,11 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: i
 def read_attempts(attributes: Mapping[str, Any]) -> list[AttemptRow]:
     """The rows of a trial's attempts, oldest first."""
     return [from_plain(AttemptRow, row, ignore_unknown=True) for row in attributes.get(ATTEMPTS, [])]
+
+
+def read_verdicts(attributes: Mapping[str, Any]) -> list[VerdictRow]:
+    """The pruner's verdicts on a trial, oldest first."""
+    return [from_plain(VerdictRow, row, ignore_unknown=True) for row in attributes.get(VERDICTS, [])]
 
 
 def _mean_by_batch_size(epochs: Sequence[EpochMetrics], name: str) -> dict[str, float]:

@@ -134,6 +134,12 @@ class FakeView:
     def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None:
         self.said.append(f"trial {number} waits: {reason}")
 
+    def trial_held(self, number: int, reason: str) -> None:
+        self.said.append(f"trial {number} held: {reason}")
+
+    def trial_promoted(self, number: int, reason: str) -> None:
+        self.said.append(f"trial {number} promoted: {reason}")
+
     def trial_finished(self, number: int, tell: Tell) -> None:
         self.said.append(f"trial {number} {tell.outcome}")
 
