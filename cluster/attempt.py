@@ -45,7 +45,7 @@ class StopSignal:
         self.is_urgent = False
 
     def request(self, outcome: Outcome) -> None:
-        """PRUNED and HELD end the ranks, which may stay; PAUSED, the stronger one, sends them away after a checkpoint."""
+        """PRUNED and HELD end the trial at an epoch; PAUSED, the stronger one, at once, and its ranks leave."""
         if self._requested is not Outcome.PAUSED:
             self._requested = outcome
         self._changed.set()

@@ -96,7 +96,7 @@ class MedianPruner(EpochPruner):
 
 
 class PercentilePruner(EpochPruner):
-    """Stops a trial whose best score so far is not among the best `percentile` of the completed trials' at its epoch."""
+    """Stops a trial whose best score so far is not among the best `percentile` of completed trials at its epoch."""
 
     name: Literal["percentile"]
     percentile: float = Field(default=25.0, gt=0.0, lt=100.0)

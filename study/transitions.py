@@ -100,7 +100,7 @@ def next_transition(
 
 
 def pruned(why: str) -> Tell:
-    """A trial that its pruner has stopped, or held and never promoted. Its value is its last epoch's, as Optuna has it."""
+    """A trial that its pruner has stopped, or held and never promoted. Optuna gives it its last epoch's value."""
     return Tell(TrialState.PRUNED, None, Outcome.PRUNED, why)
 
 
