@@ -18,7 +18,7 @@ from rich.table import Table  # noqa: E402
 
 from storage.database.endpoint import StorageError, open_existing_study, parse_public_url  # noqa: E402
 from study.display import format_parameters  # noqa: E402
-from study.report import best_trial, record_of  # noqa: E402
+from study.report import best_trial, count_outcomes, record_of  # noqa: E402
 
 _EXIT_BAD_INPUT = 2
 
@@ -87,10 +87,10 @@ def draw(arms: dict[str, list[FrozenTrial]], path: Path) -> None:
     for i, (name, trials) in enumerate(arms.items()):
         records = [record for trial in trials if (record := record_of(trial)) is not None]
         durations = [record.curves["wall_s"] for record in records if record.curves]
-        length = min(map(len, durations), default=0)
-        times.plot(
-            [fmean(trial[epoch] or 0.0 for trial in durations) for epoch in range(length)], color=f"C{i}", label=name
-        )
+        # A trial that was pruned has fewer epochs than others.
+        length = max(map(len, durations), default=0)
+        means = [fmean(trial[n] or 0.0 for trial in durations if len(trial) > n) for n in range(length)]
+        times.plot(means, color=f"C{i}", label=name)
         if (best := best_trial(trials)) is not None:
             scores.plot(
                 *zip(*sorted(best.intermediate_values.items()), strict=True), color=f"C{i}", label=f"{name}, micro"
@@ -107,16 +107,27 @@ def draw(arms: dict[str, list[FrozenTrial]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-_ARM_ROWS = ("best trial", "F1 micro (macro)", "configuration", "mean trial", "seconds per epoch")
+_ARM_ROWS = (
+    "trials",
+    "node-hours",
+    "best trial",
+    "F1 micro (macro)",
+    "configuration",
+    "mean trial",
+    "seconds per epoch",
+)
 
 
 def _describe(trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
     """The cells of one study's column, as _ARM_ROWS names them."""
     best = best_trial(trials)
+    node_hours = sum(record.node_hours for trial in trials if (record := record_of(trial)) is not None)
+    totals = (count_outcomes(trials), f"{node_hours:.3g}")
     if best is None:
-        return ("none completed", *[""] * (len(_ARM_ROWS) - 1))
+        return (*totals, "none completed", *[""] * (len(_ARM_ROWS) - 3))
     phases = seconds_per_epoch(trials).items()
     return (
+        *totals,
         str(best.number),
         _score(best),
         format_parameters(best.params).replace(" ", "\n"),

@@ -12,6 +12,7 @@ from cluster.overrides import OverrideError, apply_override
 from cluster.toml_tables import TablesError, check_tables, parse_toml
 from storage.protocol.records import SCORES, ComponentSpec, ObjectiveEpoch, Precision
 from study import catalog
+from study.budget import BudgetSettings
 from study.pruners import PRUNERS, NoPruner, PrunerError, PrunerTable
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
@@ -109,6 +110,8 @@ class StudyConfig(_Table):
     search_space: SearchSpace
     pruner: PrunerTable = NoPruner()
     """What stops trials that are worse than others, before their last epoch."""
+    budget: BudgetSettings = BudgetSettings()
+    """What ends the study beside its number of trials. May be raised, or lowered, from one run to the next."""
 
     def component_specs(self, sampled: dict[str, Any]) -> dict[str, ComponentSpec]:
         """Each kind's component with its fixed and its sampled options."""
@@ -124,7 +127,8 @@ class StudyConfig(_Table):
         """What must not change between two runs of one study, or its trials would not compare."""
         study = self.study.model_dump(mode="json", include=_IDENTITY_OF_STUDY)
         rest = self.model_dump(
-            mode="json", exclude={"study": True, "training": {"checkpoint_every_epochs"}, "pruner": True}
+            mode="json",
+            exclude={"study": True, "training": {"checkpoint_every_epochs"}, "pruner": True, "budget": True},
         )
         # With its defaults: a config may say them or not.
         pruner = self.pruner.resolved(self.training.epochs).model_dump(mode="json")

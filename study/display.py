@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from storage.protocol.records import EpochMetrics
 from study.transitions import Tell
@@ -37,6 +38,7 @@ class LiveDisplay:
         self._task = self._progress.add_task(name, total=None)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
         self._started: dict[int, float] = {}
+        self._spent = ""
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -73,6 +75,9 @@ class LiveDisplay:
     def progressed(self, finished: int, total: int) -> None:
         self._progress.update(self._task, completed=finished, total=total)
 
+    def spent(self, words: str) -> None:
+        self._spent = words
+
     def notice(self, text: str) -> None:
         self._live.console.print(f"note: {text}", style="yellow", highlight=False, markup=False)
 
@@ -96,7 +101,7 @@ class LiveDisplay:
                 )
             )
             table.add_row(str(number), *cells, row.parameters)
-        return Group(self._progress, table)
+        return Group(self._progress, Text(self._spent, style="dim"), table)
 
 
 class PlainDisplay:
@@ -136,6 +141,9 @@ class PlainDisplay:
         self._say(f"trial {number} {tell.outcome}{value} {tell.reason}".rstrip())
 
     def progressed(self, finished: int, total: int) -> None:
+        pass
+
+    def spent(self, words: str) -> None:
         pass
 
     def notice(self, text: str) -> None:

@@ -59,6 +59,18 @@ class Judge:
         place = "" if row.rung is None else f"rung {row.rung}, "
         return f"{place}{self._objective} {row.value:.4f} after epoch {row.epoch + 1}"
 
+    def epochs_to_a_result(self, done: int, epochs: int) -> int:
+        """How many more epochs a trial needs until it is over, or held at its next rung.
+
+        Args:
+            epochs: Of a trial that is never stopped.
+        """
+        if not self.holds_trials:
+            return epochs - done
+        assert isinstance(self._pruner, RungPruner)
+        ahead = [rung for rung in self._pruner.rungs_of(0) if rung > done]
+        return (ahead[0] if ahead else epochs) - done
+
     def next_promotion(self, held: Sequence[int]) -> int | None:
         """The one of the trials that wait that goes on next; None if none is good enough yet."""
         if not held:

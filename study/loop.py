@@ -13,13 +13,15 @@ from optuna.trial import TrialState
 
 from cluster.pool import AttemptFinished, EpochFinished, Event, Pool
 from storage.database.lease import LeaseError
-from storage.database.schema import AttemptRow
+from storage.database.schema import AttemptRow, TrialRecord
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, merge_epochs
 from storage.protocol.clock import Clock
 from storage.protocol.codec import to_json
 from storage.protocol.files import OS_FILES, FileSystem
 from storage.protocol.records import EpochMetrics, Outcome, spec_sha256
 from storage.protocol.trial_dir import AttemptDir, TrialDir
+from study.account import Account
+from study.budget import Budget, BudgetError
 from study.durations import Durations
 from study.failures import AlikeFailures
 from study.halving import Verdict
@@ -59,6 +61,10 @@ class View(Protocol):
     def trial_finished(self, number: int, tell: Tell) -> None: ...
 
     def progressed(self, finished: int, total: int) -> None: ...
+
+    def spent(self, words: str) -> None:
+        """What the study has cost by now, of what it may. Told twice a second."""
+        ...
 
     def notice(self, text: str) -> None: ...
 
@@ -130,6 +136,11 @@ class StudyLoop:
         self._judge = Judge(pruner, settings.study.seed, settings.study.objective, ledger)
         self._failures = AlikeFailures()
         self._durations = Durations()
+        self._account = Account(Budget(settings.budget, plan.layout.nodes), ledger, pool, clock)
+        self._is_first_look = True
+        self._unaffordable: dict[int, ActiveTrial] = {}
+        """Unfinished trials that the rest of the budget does not bring to a result."""
+        self._is_beyond_budget = False
         self._has_met = False
         self._failed_allocations = 0
         self._failures_of_worker: Counter[str] = Counter()
@@ -145,6 +156,7 @@ class StudyLoop:
             LeaseError: Another driver has taken the study over.
             StudyHaltedError: The ranks' disk is full, or no allocation can run ranks, or trial after trial fails alike.
             PoolError: There will be no workers.
+            BudgetError: The budget is used up already.
             OSError: The driver's disk is full, or the study's folder is gone.
         """
         while not self.step(POLL_S):
@@ -155,11 +167,15 @@ class StudyLoop:
         try:
             if self._ending is None and self._stop.is_requested():
                 self._begin_to_end(None)
+            if self._ending is None:
+                self._look_at_budget()
             if self._ending is None and self._fill_slots():
+                self._account.store(is_last=True)
                 return True
             if self._ending is not None and self._has_ended(self._ending):
                 if self._ending.error is not None:
                     raise self._ending.error
+                self._account.store(is_last=True)
                 return True
             event = self._pool.next_event(timeout_s)
             if event is not None:
@@ -170,6 +186,37 @@ class StudyLoop:
                 raise
             self._begin_to_end(error)
         return False
+
+    def describe_spent(self) -> str:
+        """What the study has cost, of what it may."""
+        return self._account.describe()
+
+    def _look_at_budget(self) -> None:
+        """
+        Raises:
+            BudgetError: It was used up before this driver came, and something is left to do.
+        """
+        why = self._account.used_up()
+        if self._is_first_look:
+            self._is_first_look = False
+            self._learn_durations()
+            finished, _ = self._ledger.counts()
+            if why and finished < self._plan.config.study.total_trials:
+                raise BudgetError(f"{why}. Raise it to go on; the results so far are in the database.")
+        elif why:
+            self._view.notice(
+                f"{why}: trials under way save a checkpoint and pause. A larger budget goes on with them."
+            )
+            self._begin_to_end(None)
+            return
+        self._account.store()
+        self._view.spent(self._account.describe())
+
+    def _learn_durations(self) -> None:
+        if self._account.budget.is_limited:
+            for trial in self._ledger.trials():
+                if (record := TrialRecord.read(trial.user_attrs)) is not None:
+                    self._durations.learn_record(record)
 
     def _begin_to_end(self, error: Exception | None) -> None:
         if self._ending is not None:
@@ -202,6 +249,12 @@ class StudyLoop:
         """
         self._find_trials()
         if not self._training and not self._waiting:
+            if self._is_beyond_budget:
+                self._view.notice(
+                    f"{self._account.describe()}: the rest of the budget brings no further trial to a result, so the "
+                    "study ends here. A larger budget goes on with it."
+                )
+                return True
             if self._held and self._end_held():
                 return False
             for trial, tell in self._failures.take():
@@ -225,25 +278,54 @@ class StudyLoop:
     def _find_trials(self) -> None:
         """Trials to fill the slots with: those that an earlier driver left behind, then new ones."""
         total = self._plan.config.study.total_trials
+        self._is_beyond_budget = False
+        unaffordable, self._unaffordable = self._unaffordable, {}
+        for trial in unaffordable.values():
+            self._admit(trial)
         while len(self._training) + len(self._waiting) < self._plan.slots:
             finished, started = self._ledger.counts()
             self._view.progressed(finished, max(total, started))
             # What an earlier driver left comes before what is decided now.
             row = self._ledger.next_trial(self._known(), 0) if self._judge.holds_trials else None
             if row is None and (number := self._judge.next_promotion([*self._held])) is not None:
+                if not self._can_afford(len(self._epochs(self._held[number]))):
+                    return
                 self._promote(number)
                 continue
-            row = row or self._ledger.next_trial(self._known(), total)
+            is_new_affordable = self._can_afford(0, if_new=True)
+            row = row or self._ledger.next_trial(self._known(), total if is_new_affordable else 0)
             if row is None:
+                self._is_beyond_budget |= not is_new_affordable and finished + len(self._known()) < total
                 return
             trial = self._adopt(row)
             if not self._needs_no_attempt(trial):
-                self._waiting.append(trial)
+                self._admit(trial)
+
+    def _admit(self, trial: ActiveTrial) -> None:
+        if self._can_afford(len(self._epochs(trial))):
+            self._waiting.append(trial)
+        else:
+            self._unaffordable[trial.number] = trial
+
+    def _can_afford(self, done: int, if_new: bool = False) -> bool:
+        """Whether the rest of the budget brings a trial with so many epochs to a result, beside those under way."""
+        epochs = self._plan.config.training.epochs
+        under_way = [*self._training.values(), *self._waiting]
+        needed_s = [
+            self._durations.needed_s(
+                self._judge.epochs_to_a_result(len(self._epochs(trial)), epochs), has_started=bool(trial.epochs)
+            )
+            for trial in under_way
+        ]
+        own_s = self._durations.needed_s(self._judge.epochs_to_a_result(done, epochs))
+        is_affordable = self._account.is_enough_for(own_s, needed_s)
+        self._is_beyond_budget |= not is_affordable and not if_new
+        return is_affordable
 
     def _known(self) -> set[int]:
         """Numbers of the trials that are in this driver's hands."""
         waiting = (trial.number for trial in self._waiting)
-        return {*self._training, *waiting, *self._held, *self._failures.numbers()}
+        return {*self._training, *waiting, *self._held, *self._unaffordable, *self._failures.numbers()}
 
     def _needs_no_attempt(self, trial: ActiveTrial) -> bool:
         """Whether a trial has come to an end, or is held, while nobody looked after it; sees to it then.
@@ -302,6 +384,7 @@ class StudyLoop:
         attempts = trial.directory.attempts()
         trial.ends = [_of_this_trial(_recall(attempt, row.attempts), trial) for attempt in attempts]
         trial.forgiven = min(row.forgiven, len(trial.ends))
+        self._account.note_attempts(trial.number, trial.ends)
         if attempts:
             log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
         return trial
@@ -340,6 +423,7 @@ class StudyLoop:
         request = self._plan.request(trial.number, attempt.number, self._pool.time_left_s(worker))
         attempt.write_request(request)
         self._training[trial.number], self._running[trial.number] = trial, request
+        self._account.attempt_starts(trial.number)
         self._pool.start(request, worker)
         self._view.trial_started(trial.number, attempt.number, trial.parameters)
         log.info("trial %d attempt %d: started on %s with %s", trial.number, attempt.number, worker, trial.parameters)
@@ -383,6 +467,7 @@ class StudyLoop:
         end = _of_this_trial(end, trial)
         log.info("trial %d: attempt %d ended: %s %s", trial.number, len(trial.ends) + 1, end.name, end.reason)
         trial.ends.append(end)
+        self._account.note_attempts(trial.number, trial.ends)
         self._durations.learn(end)
         self._has_met |= end.communicator is not None
         trial.epochs = {}

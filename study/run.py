@@ -146,9 +146,10 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
         trials = []
         try:
             with pool, view:
-                StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK).run()
+                loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK)
+                loop.run()
             trials = ledger.trials()
-            console.print(closing_table(plan.name, trials, public_url(url)))
+            console.print(closing_table(plan.name, trials, public_url(url), loop.describe_spent()))
         except DatabaseLostError as error:
             # Whoever wants an end does not wait for the database, and has asked for no table.
             if not stop.is_requested():

@@ -20,6 +20,7 @@ STUDY_UUID = "switchyard:uuid"
 STUDY_CONFIG = "switchyard:config"
 STUDY_DIR = "switchyard:study_dir"
 OBJECTIVE = "objective"
+SPENT = "switchyard:spent"
 
 SPEC_SHA256 = "spec_sha256"
 ATTEMPTS = "attempts"
@@ -60,6 +61,16 @@ class VerdictRow:
     """Of all verdicts of the study, the one after the other: what was decided follows from those before it."""
     promoted: int | None = None
     """The order of the promotion of a trial that was held here; None as long as it is."""
+
+
+@dataclass(frozen=True)
+class SpentRow:
+    """What a study has cost, as the last driver knew it, apart from its attempts."""
+
+    wall_s: float = 0.0
+    """For which drivers have run."""
+    allocations: dict[str, float] = field(default_factory=dict)
+    """Node-seconds by the batch system's id of the job."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,11 @@ def read_attempts(attributes: Mapping[str, Any]) -> list[AttemptRow]:
 def read_verdicts(attributes: Mapping[str, Any]) -> list[VerdictRow]:
     """The pruner's verdicts on a trial, oldest first."""
     return [from_plain(VerdictRow, row, ignore_unknown=True) for row in attributes.get(VERDICTS, [])]
+
+
+def read_spent(attributes: Mapping[str, Any]) -> SpentRow:
+    """Out of a study's user attributes; nothing where an older version has run it."""
+    return from_plain(SpentRow, attributes.get(SPENT, {}), ignore_unknown=True)
 
 
 def _mean_by_batch_size(epochs: Sequence[EpochMetrics], name: str) -> dict[str, float]:

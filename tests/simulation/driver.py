@@ -139,6 +139,9 @@ class RecordingView:
     def progressed(self, finished: int, total: int) -> None:
         pass
 
+    def spent(self, words: str) -> None:
+        pass
+
     def notice(self, text: str) -> None:
         self._world.log(self._name, f"note: {text}")
 

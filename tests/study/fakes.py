@@ -68,6 +68,8 @@ class FakePool:
     on_start: Callable[[AttemptRequest], None] = lambda request: None
     error: Exception | None = None
     is_hurried: bool = False
+    held: dict[str, float] | None = None
+    """Node-seconds by allocation."""
 
     def __enter__(self) -> FakePool:
         return self
@@ -103,6 +105,9 @@ class FakePool:
 
     def retire(self, worker: str) -> None:
         self.retired.append(worker)
+
+    def allocations(self) -> dict[str, float] | None:
+        return self.held
 
     def notices(self) -> list[str]:
         return []
@@ -144,6 +149,9 @@ class FakeView:
         self.said.append(f"trial {number} {tell.outcome}")
 
     def progressed(self, finished: int, total: int) -> None:
+        pass
+
+    def spent(self, words: str) -> None:
         pass
 
     def notice(self, text: str) -> None:

@@ -128,7 +128,8 @@ class TrainingPool(FakePool):
         if self.ranks.is_over(trial):
             self._end(request, Outcome.COMPLETED)
         elif outcome is not None and self.is_lost_when_asked:
-            self.tell_end(request, AttemptEnd(None, Failure.INTERRUPTED, "its node failed", 137, 36.0))
+            epochs = tuple(_attempt_of(request).read_metrics())
+            self.tell_end(request, AttemptEnd(None, Failure.INTERRUPTED, "its node failed", 137, 36.0, epochs))
         elif outcome is not None and left == 0:
             self._end(request, outcome)
         else:
