@@ -80,6 +80,7 @@ class Ranks:
             epoch=epoch,
             f1_micro=self.scores(trial, epoch),
             scores={},
+            wall_s=15.0,
             global_batch_size=self.batch_size(epoch),
         )
         history.append(metrics)
@@ -170,6 +171,8 @@ class PrunedStudy:
     batch_size: Callable[[int], int] = lambda epoch: 16
     view: FakeView = field(default_factory=FakeView)
     stop: FakeStop = field(default_factory=FakeStop)
+    held: dict[str, float] | None = None
+    """Node-seconds of allocations."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -182,10 +185,10 @@ class PrunedStudy:
     def drive(self) -> None:
         """One driver, to its end."""
         self.pool = TrainingPool(self.clock, slots=self.slots, ranks=self.ranks, lag=self.lag)
-        self.pool.is_lost_when_asked = self.is_lost_when_asked
-        loop = self._new_loop()
+        self.pool.is_lost_when_asked, self.pool.held = self.is_lost_when_asked, self.held
+        self.loop = self._new_loop()
         for _ in range(MAX_STEPS):
-            if loop.step(0.5):
+            if self.loop.step(0.5):
                 return
         raise AssertionError(f"the loop has not ended after {MAX_STEPS} steps: {self.view.said}")
 
