@@ -33,6 +33,10 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
         options = "".join(f"\n  {name} = {value}" for name, value in component.options.items())
         table.add_row(kind, escape(f"{component.name}{options}"))
     table.add_row("sampler", f"{config.study.sampler}, seed {config.study.seed}")
+    pruner = config.pruner.resolved(config.training.epochs).model_dump(mode="json", exclude_none=True)
+    table.add_row("pruner", escape(", ".join(f"{name}={value}" for name, value in pruner.items())))
+    if budget := config.budget.model_dump(mode="json", exclude_none=True):
+        table.add_row("budget", escape(", ".join(f"{name}={value}" for name, value in budget.items())))
     table.add_row("database", public_url(plan.database))
     table.add_row("rank command", shlex.join(rank_command(request)))
     if slurm is not None:
