@@ -110,6 +110,8 @@ class StudyConfig(_Table):
     search_space: SearchSpace
     pruner: PrunerTable = NoPruner()
     """What stops trials that are worse than others, before their last epoch."""
+    enqueue: tuple[dict[str, Scalar], ...] = ()
+    """Values of sampled parameters for the first configurations; the sampler gives those that one leaves out."""
     budget: BudgetSettings = BudgetSettings()
     """What ends the study beside its number of trials. May be raised, or lowered, from one run to the next."""
 
@@ -143,6 +145,7 @@ class StudyConfig(_Table):
             # The only task there was.
             "task": {"name": "multi_label"},
             "pruner": {"name": "none"},
+            "enqueue": [],
         }
 
 
@@ -185,6 +188,7 @@ def load_config(path: Path, overrides: list[str]) -> StudyConfig:
         except catalog.CatalogError as error:
             raise ConfigError(f"{path}: {error}") from error
     _check_configurations(config, path)
+    _check_enqueued(config, path)
     try:
         config.pruner.resolved(config.training.epochs)
     except PrunerError as error:
@@ -206,9 +210,31 @@ def _check_configurations(config: StudyConfig, path: Path) -> None:
             raise ConfigError(
                 f"{where} {known} {wrong[0]}; the search space's parameters are {', '.join(sorted(parameters))}."
             )
-        for name, value in configuration.items():
-            if not parameters[name].holds(value):
-                raise ConfigError(f"{where}: {name}={value!r} is not in the search space: {parameters[name]}.")
+        _check_values(configuration, parameters, where)
+
+
+def _check_enqueued(config: StudyConfig, path: Path) -> None:
+    if config.enqueue and config.study.configurations:
+        raise ConfigError(f"{path}: enqueue and study.configurations; leave one of them out.")
+    if len(config.enqueue) > config.study.trials:
+        raise ConfigError(
+            f"{path}: enqueue holds {len(config.enqueue)} configurations and study.trials={config.study.trials}; take "
+            f"at least {len(config.enqueue)} trials."
+        )
+    parameters = config.search_space.parameters()
+    for number, configuration in enumerate(config.enqueue):
+        where = f"{path}: enqueue[{number}]"
+        if unknown := sorted(configuration.keys() - parameters.keys()):
+            raise ConfigError(
+                f"{where} has {unknown[0]}; the search space's parameters are {', '.join(sorted(parameters))}."
+            )
+        _check_values(configuration, parameters, where)
+
+
+def _check_values(configuration: dict[str, Scalar], parameters: dict[str, Any], where: str) -> None:
+    for name, value in configuration.items():
+        if not parameters[name].holds(value):
+            raise ConfigError(f"{where}: {name}={value!r} is not in the search space: {parameters[name]}.")
 
 
 def _with_task(tables: dict[str, Any]) -> dict[str, Any]:

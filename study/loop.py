@@ -175,7 +175,8 @@ class StudyLoop:
             if self._ending is not None and self._has_ended(self._ending):
                 if self._ending.error is not None:
                     raise self._ending.error
-                self._account.store(is_last=True)
+                if not self._stop.is_urgent():
+                    self._account.store(is_last=True)
                 return True
             event = self._pool.next_event(timeout_s)
             if event is not None:

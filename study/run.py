@@ -110,7 +110,7 @@ def _run_study(plan: StudyPlan, arguments: argparse.Namespace, console: Console,
     optuna.logging.enable_propagation()
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
-    sampler_for = partial(sampler_of, settings)
+    sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue)
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)
         lease.acquire(say)
