@@ -45,7 +45,7 @@ class StopSignal:
         self.is_urgent = False
 
     def request(self, outcome: Outcome) -> None:
-        """PRUNED ends the ranks at the next epoch boundary; PAUSED, the stronger one, at once, after a checkpoint."""
+        """PRUNED and HELD end the trial at an epoch; PAUSED, the stronger one, at once, and its ranks leave."""
         if self._requested is not Outcome.PAUSED:
             self._requested = outcome
         self._changed.set()
@@ -318,8 +318,8 @@ def _watch(
             # Closing the pipe has the supervisor do as if this runner were gone: checkpoint, grace time, end.
             why = reason
             break
-        if verdict is Outcome.PRUNED and not stop_written:
-            attempt.request_stop(Outcome.PRUNED)
+        if verdict is not None and not stop_written:
+            attempt.request_stop(verdict)
             stop_written = True
     if why:
         _close(supervisor)

@@ -48,6 +48,8 @@ class QueuedJob:
     nodes: int
     time_left_s: float
     """Of its walltime; infinite if nothing ends it."""
+    used_s: float = 0.0
+    """For which it has had its nodes."""
 
 
 class BatchSystem(Protocol):

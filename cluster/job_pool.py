@@ -116,6 +116,19 @@ class _Running:
     end_seen_s: float | None = None
 
 
+@dataclass
+class _Usage:
+    """What a job has had, as the batch system last said."""
+
+    nodes: int
+    used_s: float
+    at_s: float
+    is_running: bool
+
+    def node_s(self, now_s: float) -> float:
+        return self.nodes * (self.used_s + (now_s - self.at_s if self.is_running else 0.0))
+
+
 @dataclass(frozen=True)
 class PoolSettings:
     limits: Limits
@@ -153,6 +166,7 @@ class JobPool:
         self._look_s, self._sweep_s = float("-inf"), 0.0
         self._is_silent = False
         self._left_behind: list[str] = []
+        self._usage: dict[str, _Usage] = {}
         self._unconfirmed: set[str] = set()
         """Ids of jobs that nobody wants, and that may still be there."""
         self._closing = threading.Event()
@@ -221,6 +235,15 @@ class JobPool:
     def retire(self, worker: str) -> None:
         with self._lock:
             self.jobs = reconcile.retire(self.jobs, worker, "it was given back", self.clock.monotonic())
+
+    def allocations(self) -> dict[str, float]:
+        now_s = self.clock.monotonic()
+        with self._lock:
+            return {
+                job_id: usage.node_s(now_s)
+                for job_id, usage in self._usage.items()
+                if usage.used_s > 0 or usage.is_running
+            }
 
     def notices(self) -> Sequence[str]:
         with self._lock:
@@ -294,8 +317,20 @@ class JobPool:
             self._is_silent = True
             return None
         self._is_silent = False
+        self._note_usage(answer)
         self._unconfirmed &= {job.job_id for job in answer.jobs if job.state is not JobState.ENDED}
         return answer
+
+    def _note_usage(self, answer: QueueAnswer) -> None:
+        with self._lock:
+            told = {job.job_id for job in answer.jobs}
+            for job_id, usage in self._usage.items():
+                if job_id not in told and usage.is_running:
+                    # It has ended since the last answer, or this one leaves it out, and another will tell.
+                    usage.used_s, usage.is_running = usage.used_s + answer.asked_s - usage.at_s, False
+            for job in answer.jobs:
+                is_running = job.state is JobState.RUNNING
+                self._usage[job.job_id] = _Usage(job.nodes, job.used_s, answer.asked_s, is_running)
 
     def _do(self, action: reconcile.Action) -> None:
         match action:

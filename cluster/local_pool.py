@@ -91,6 +91,9 @@ class LocalPool:
     def retire(self, worker: str) -> None:
         """There is no allocation to give back."""
 
+    def allocations(self) -> None:
+        """There are none."""
+
     def notices(self) -> Sequence[str]:
         return ()
 

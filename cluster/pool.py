@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,7 +63,10 @@ class Pool(AbstractContextManager["Pool"], Protocol):
         ...
 
     def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
-        """Ask an attempt to end: PRUNED at its next epoch boundary, PAUSED at once after a checkpoint."""
+        """Ask an attempt to end: PRUNED, HELD with a checkpoint, or PAUSED, which is stronger and sends its ranks away.
+
+        It may be over before it hears of it, and end otherwise.
+        """
         ...
 
     def hurry(self) -> None:
@@ -76,6 +79,13 @@ class Pool(AbstractContextManager["Pool"], Protocol):
 
     def retire(self, worker: str) -> None:
         """Give this one's allocation back. It is idle; another one may come in its place."""
+        ...
+
+    def allocations(self) -> Mapping[str, float] | None:
+        """Node-seconds so far of each allocation that there was, by its id, those that an earlier driver left included.
+
+        None where no allocation is held beyond what attempts hold.
+        """
         ...
 
     def notices(self) -> Sequence[str]:

@@ -14,15 +14,24 @@ from rich.table import Table
 from storage.database.schema import TrialRecord
 from study.display import format_parameters
 from study.finished_trials import best_trial, record_of
+from study.pruning_summary import describe_pruning, is_held
 
 
-def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str) -> Table:
-    """The study in a dozen lines: best configuration, scores, time, throughput, where it all is."""
+def closing_table(name: str, trials: Sequence[FrozenTrial], storage_url: str, spent: str = "") -> Table:
+    """The study in a dozen lines: best configuration, scores, time, throughput, where it all is.
+
+    Args:
+        spent: What the study has cost, of what it may.
+    """
     table = Table(title=f"study {name}", show_header=False, title_justify="left", min_width=60)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     best = best_trial(trials)
     table.add_row("trials", count_outcomes(trials))
+    if pruning := describe_pruning(trials):
+        table.add_row("pruner", pruning)
+    if spent:
+        table.add_row("budget", spent)
     if best is not None and (record := record_of(best)) is not None:
         table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
         table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
@@ -66,7 +75,10 @@ def count_outcomes(trials: Sequence[FrozenTrial]) -> str:
     """How many trials ended in which way, in words."""
     # Without an outcome it is still "running" to the database, but no longer to this driver.
     records = [record_of(trial) for trial in trials]
-    outcomes = ["unfinished" if record is None else record.outcome for record in records]
+    outcomes = [
+        record.outcome if record is not None else "held" if is_held(trial) else "unfinished"
+        for trial, record in zip(trials, records, strict=True)
+    ]
     return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
 
 

@@ -15,7 +15,9 @@ from storage.protocol.codec import to_plain
 from storage.protocol.import_path import ImportPath
 from storage.protocol.records import KINDS, SCORES, ComponentSpec, MovingStatistics, ObjectiveEpoch, Precision
 from study import catalog
+from study.budget import BudgetSettings
 from study.notify import StudyEnd
+from study.pruners import PRUNERS, NoPruner, PrunerError, PrunerTable
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -120,6 +122,12 @@ class StudyConfig(_Table):
     learning_rate: Component = Component(name="constant")
     batch_policy: Component
     search_space: SearchSpace
+    pruner: PrunerTable = NoPruner()
+    """What stops trials that are worse than others, before their last epoch."""
+    enqueue: tuple[dict[str, Scalar], ...] = ()
+    """Values of sampled parameters for the first configurations; the sampler gives those that one leaves out."""
+    budget: BudgetSettings = BudgetSettings()
+    """What ends the study beside its number of trials. May be raised, or lowered, from one run to the next."""
     notify: NotifySettings = NotifySettings()
 
     @classmethod
@@ -172,9 +180,18 @@ class StudyConfig(_Table):
         """What must not change between two runs of one study, or its trials would not compare."""
         study = self.study.model_dump(mode="json", include=_IDENTITY_OF_STUDY)
         rest = self.model_dump(
-            mode="json", exclude={"study": True, "notify": True, "training": {"checkpoint_every_epochs"}}
+            mode="json",
+            exclude={
+                "study": True,
+                "training": {"checkpoint_every_epochs"},
+                "pruner": True,
+                "budget": True,
+                "notify": True,
+            },
         )
-        return {"study": study, **rest}
+        # With its defaults: a config may say them or not.
+        pruner = self.pruner.resolved(self.training.epochs).model_dump(mode="json")
+        return {"study": study, **rest, "pruner": pruner}
 
     @classmethod
     def identity_defaults(cls) -> dict[str, Any]:
@@ -185,6 +202,8 @@ class StudyConfig(_Table):
             # The only task there was.
             "task": {"name": "multi_label"},
             "learning_rate": {"name": "constant"},
+            "pruner": {"name": "none"},
+            "enqueue": [],
         }
 
 
@@ -239,6 +258,11 @@ def parse_config(tables: dict[str, Any], path: str) -> StudyConfig:
         except catalog.CatalogError as error:
             raise ConfigError(f"{path}: {error}") from error
     _check_configurations(config, path)
+    _check_enqueued(config, path)
+    try:
+        config.pruner.resolved(config.training.epochs)
+    except PrunerError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 
@@ -256,9 +280,31 @@ def _check_configurations(config: StudyConfig, path: str) -> None:
             raise ConfigError(
                 f"{where} {known} {wrong[0]}; the search space's parameters are {', '.join(sorted(parameters))}."
             )
-        for name, value in configuration.items():
-            if not parameters[name].holds(value):
-                raise ConfigError(f"{where}: {name}={value!r} is not in the search space: {parameters[name]}.")
+        _check_values(configuration, parameters, where)
+
+
+def _check_enqueued(config: StudyConfig, path: str) -> None:
+    if config.enqueue and config.study.configurations:
+        raise ConfigError(f"{path}: enqueue and study.configurations; leave one of them out.")
+    if len(config.enqueue) > config.study.trials:
+        raise ConfigError(
+            f"{path}: enqueue holds {len(config.enqueue)} configurations and study.trials={config.study.trials}; take "
+            f"at least {len(config.enqueue)} trials."
+        )
+    parameters = config.search_space.parameters()
+    for number, configuration in enumerate(config.enqueue):
+        where = f"{path}: enqueue[{number}]"
+        if unknown := sorted(configuration.keys() - parameters.keys()):
+            raise ConfigError(
+                f"{where} has {unknown[0]}; the search space's parameters are {', '.join(sorted(parameters))}."
+            )
+        _check_values(configuration, parameters, where)
+
+
+def _check_values(configuration: dict[str, Scalar], parameters: dict[str, Any], where: str) -> None:
+    for name, value in configuration.items():
+        if not parameters[name].holds(value):
+            raise ConfigError(f"{where}: {name}={value!r} is not in the search space: {parameters[name]}.")
 
 
 def _with_task(tables: dict[str, Any]) -> dict[str, Any]:
@@ -289,6 +335,10 @@ def _describe(error: Any) -> str:
             return f"{where} is an unknown key; valid keys are {', '.join(_valid_keys(error['loc'][:-1]))}."
         case "missing":
             return f"{where} is missing."
+        case "union_tag_not_found" | "union_tag_invalid":
+            key, tags = ("name", PRUNERS) if error["loc"][0] == "pruner" else ("type", PARAMETER_TYPES)
+            said = " is missing" if error["type"] == "union_tag_not_found" else f"={error['ctx']['tag']!r}"
+            return f"{where}.{key}{said}; it must be one of {', '.join(tags)}."
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{where} must be a table (got {error['input']!r})."
     reason = error["msg"].removeprefix("Value error, ")
@@ -296,6 +346,8 @@ def _describe(error: Any) -> str:
 
 
 def _is_type_tag(location: tuple[int | str, ...], index: int) -> bool:
+    if location[0] == "pruner":
+        return index == 1 and location[index] in PRUNERS
     return location[0] == "search_space" and index == 3 and location[index] in PARAMETER_TYPES
 
 
@@ -303,6 +355,8 @@ def _valid_keys(table: tuple[int | str, ...]) -> list[str]:
     model: Any = StudyConfig
     if table[:1] == ("search_space",) and len(table) > 1:
         model = PARAMETER_TYPES[str(table[3])]
+    elif table[:1] == ("pruner",):
+        model = PRUNERS[str(table[1])]
     elif table:
         model = StudyConfig.model_fields[str(table[0])].annotation
     return list(model.model_fields)

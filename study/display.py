@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from storage.protocol.records import EpochMetrics
 from study.transitions import Tell
@@ -37,6 +38,7 @@ class LiveDisplay:
         self._task = self._progress.add_task(name, total=None)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
         self._started: dict[int, float] = {}
+        self._spent = ""
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -57,6 +59,13 @@ class LiveDisplay:
         self._rows.pop(number, None)
         self._live.console.print(f"trial {number:>3}  [yellow]{escape(reason)}[/]: {_outlook(has_checkpoint)}")
 
+    def trial_held(self, number: int, reason: str) -> None:
+        self._rows.pop(number, None)
+        self._live.console.print(f"trial {number:>3}  [yellow]held[/] with its checkpoint: {escape(reason)}")
+
+    def trial_promoted(self, number: int, reason: str) -> None:
+        self._live.console.print(f"trial {number:>3}  [green]promoted[/] from {escape(reason)}")
+
     def trial_finished(self, number: int, tell: Tell) -> None:
         row = self._rows.pop(number, None)
         took = time.monotonic() - self._started.get(number, time.monotonic())
@@ -65,6 +74,9 @@ class LiveDisplay:
 
     def progressed(self, finished: int, total: int) -> None:
         self._progress.update(self._task, completed=finished, total=total)
+
+    def spent(self, words: str) -> None:
+        self._spent = words
 
     def notice(self, text: str) -> None:
         self._live.console.print(f"note: {text}", style="yellow", highlight=False, markup=False)
@@ -89,7 +101,7 @@ class LiveDisplay:
                 )
             )
             table.add_row(str(number), *cells, row.parameters)
-        return Group(self._progress, table)
+        return Group(self._progress, Text(self._spent, style="dim"), table)
 
 
 class PlainDisplay:
@@ -118,11 +130,20 @@ class PlainDisplay:
     def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None:
         self._say(f"trial {number} {reason}: {_outlook(has_checkpoint)}")
 
+    def trial_held(self, number: int, reason: str) -> None:
+        self._say(f"trial {number} held with its checkpoint: {reason}")
+
+    def trial_promoted(self, number: int, reason: str) -> None:
+        self._say(f"trial {number} promoted from {reason}")
+
     def trial_finished(self, number: int, tell: Tell) -> None:
         value = "" if tell.value is None else f" value {tell.value:.4f}"
         self._say(f"trial {number} {tell.outcome}{value} {tell.reason}".rstrip())
 
     def progressed(self, finished: int, total: int) -> None:
+        pass
+
+    def spent(self, words: str) -> None:
         pass
 
     def notice(self, text: str) -> None:
@@ -144,6 +165,6 @@ def _outlook(has_checkpoint: bool) -> str:
 def _verdict(tell: Tell, row: _Row | None) -> str:
     if tell.state is TrialState.FAIL:
         return f"[red]{tell.outcome}[/] {escape(tell.reason)}"
-    if row is None or row.metrics is None or tell.value == 0.0:
+    if row is None or row.metrics is None or tell.value == 0.0 or tell.state is TrialState.PRUNED:
         return f"[yellow]{tell.outcome}[/] {escape(tell.reason)}"
     return f"[green]{tell.outcome}[/] F1 micro {row.metrics.f1_micro:.4f} macro {row.metrics.f1_macro:.4f}"

@@ -163,7 +163,7 @@ def _drive(
     settings, url = plan.config.study, plan.database
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
-    sampler_for = partial(sampler_of, settings)
+    sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue)
     opening = describe_opening(plan.config.dataset.options, datetime.now(UTC))
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)
@@ -201,9 +201,10 @@ def _drive(
         trials: Sequence[FrozenTrial] = []
         try:
             with notifier.tells_ends_of(plan, stop, lambda: study.get_trials(deepcopy=False)), pool, view:
-                StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK).run()
+                loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK)
+                loop.run()
             trials = ledger.trials()
-            console.print(closing_table(plan.name, trials, public_url(url)))
+            console.print(closing_table(plan.name, trials, public_url(url), loop.describe_spent()))
         except DatabaseLostError as error:
             # Whoever wants an end does not wait for the database, and has asked for no table.
             if not stop.is_requested():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from storage.database.schema import TrialRecord
 from storage.protocol.attempts import AttemptEnd
 from storage.protocol.records import Outcome
 
@@ -25,6 +26,17 @@ class Durations:
         else:
             self._epoch_s = max(self._epoch_s, *(metrics.wall_s for metrics in end.epochs))
             self._start_s = max(self._start_s, end.wall_s - sum(metrics.wall_s for metrics in end.epochs))
+
+    def learn_record(self, record: TrialRecord) -> None:
+        """As `learn`, from what is stored of a trial of an earlier driver."""
+        walls = [wall_s for wall_s in record.curves.get("wall_s", []) if wall_s is not None]
+        if walls:
+            self._epoch_s = max(self._epoch_s, *walls)
+            self._start_s = max(self._start_s, (record.wall_s - sum(walls)) / max(1, record.attempt_count))
+
+    def needed_s(self, epochs: int, has_started: bool = False) -> float:
+        """For so many epochs, with a start before them; 0 as long as nothing is known."""
+        return epochs * self._epoch_s + (0.0 if has_started else self._start_s)
 
     def needed_walltime_s(self, grace_s: float, walltime_s: float) -> float:
         """What must remain of an allocation for a trial to start in it: a start, one epoch and a checkpoint.

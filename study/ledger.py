@@ -14,14 +14,15 @@ from typing import Any, Protocol, TypeVar
 import optuna
 import tenacity
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage.database import schema
 from storage.database.calls import DatabaseCalls, StalledError
 from storage.database.endpoint import describe_database_error, is_transient
-from storage.database.schema import AttemptRow
+from storage.database.schema import AttemptRow, SpentRow, VerdictRow
 from storage.protocol.attempts import AttemptEnd, merge_epochs
 from storage.protocol.clock import Clock
 from storage.protocol.codec import to_plain
@@ -140,6 +141,31 @@ class Ledger:
     def record_attempts(self, number: int, ends: Sequence[AttemptEnd]) -> None:
         """Store what is known of a trial's attempts so far."""
         self._set_attributes(number, {schema.ATTEMPTS: [to_plain(AttemptRow.of(end)) for end in ends]})
+
+    def verdicts(self) -> dict[int, list[VerdictRow]]:
+        """What the pruner has said so far, by trial number."""
+        return {trial.number: schema.read_verdicts(trial.user_attrs) for trial in self.trials()}
+
+    def record_verdicts(self, number: int, rows: Sequence[VerdictRow]) -> None:
+        """Store what the pruner has said of a trial, before anybody acts on it."""
+        self._set_attributes(number, {schema.VERDICTS: [to_plain(row) for row in rows]})
+
+    def attempts(self) -> dict[int, list[AttemptRow]]:
+        """What is stored of attempts, by trial number."""
+        return {trial.number: schema.read_attempts(trial.user_attrs) for trial in self.trials()}
+
+    def read_spent(self) -> SpentRow:
+        """What the study had cost when it was last stored."""
+        return schema.read_spent(self.with_retries(lambda: self._storage.get_study_user_attrs(self._study_id)))
+
+    def record_spent(self, row: SpentRow) -> None:
+        self._write(lambda: self._storage.set_study_user_attr(self._study_id, schema.SPENT, to_plain(row)))
+
+    def would_prune(self, pruner: BasePruner, epochs: Sequence[EpochMetrics]) -> bool:
+        """What one of Optuna's pruners says of a trial that has come so far."""
+        values = {metrics.epoch: metrics.score(self._objective) for metrics in epochs}
+        trial = create_trial(state=TrialState.RUNNING, intermediate_values=values)
+        return self.with_retries(lambda: pruner.prune(self._study, trial))
 
     def forgive(self, number: int, ends: Sequence[AttemptEnd]) -> None:
         """Give a trial all of its attempts anew: what made these fail was not the trial."""

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from optuna.trial import TrialState
+
 from cluster.pool import AttemptFinished, EpochFinished, Event, Pool
 from storage.database.lease import LeaseError
-from storage.database.schema import AttemptRow
-from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
+from storage.database.schema import AttemptRow, TrialRecord
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, merge_epochs
 from storage.protocol.clock import Clock
 from storage.protocol.codec import to_json
 from storage.protocol.files import OS_FILES, FileSystem
 from storage.protocol.records import EpochMetrics, Outcome, spec_sha256
 from storage.protocol.trial_dir import AttemptDir, TrialDir
+from study.account import Account
+from study.budget import Budget, BudgetError
 from study.durations import Durations
 from study.failures import AlikeFailures
+from study.halving import Verdict
+from study.judge import Judge
 from study.ledger import DatabaseLostError, Ledger, TrialRow
 from study.plan import StudyPlan
-from study.transitions import Halt, Tell, Transition, TryAgain, next_transition
+from study.transitions import Halt, Hold, Tell, Transition, TryAgain, next_transition, pruned
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +54,17 @@ class View(Protocol):
 
     def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None: ...
 
+    def trial_held(self, number: int, reason: str) -> None: ...
+
+    def trial_promoted(self, number: int, reason: str) -> None: ...
+
     def trial_finished(self, number: int, tell: Tell) -> None: ...
 
     def progressed(self, finished: int, total: int) -> None: ...
+
+    def spent(self, words: str) -> None:
+        """What the study has cost by now, of what it may. Told twice a second."""
+        ...
 
     def notice(self, text: str) -> None: ...
 
@@ -79,6 +95,8 @@ class ActiveTrial:
     ends: list[AttemptEnd] = field(default_factory=list)
     forgiven: int = 0
     """How many of its ends do not count against it."""
+    epochs: dict[int, EpochMetrics] = field(default_factory=dict)
+    """That its attempt under way has trained, as far as they are known."""
 
     @property
     def ends_that_count(self) -> list[AttemptEnd]:
@@ -112,8 +130,17 @@ class StudyLoop:
         self._waiting: list[ActiveTrial] = []
         self._training: dict[int, ActiveTrial] = {}
         self._running: dict[int, AttemptRequest] = {}
+        self._held: dict[int, ActiveTrial] = {}
+        settings = plan.config
+        pruner = settings.pruner.resolved(settings.training.epochs)
+        self._judge = Judge(pruner, settings.study.seed, settings.study.objective, ledger)
         self._failures = AlikeFailures()
         self._durations = Durations()
+        self._account = Account(Budget(settings.budget, plan.layout.nodes), ledger, pool, clock)
+        self._is_first_look = True
+        self._unaffordable: dict[int, ActiveTrial] = {}
+        """Unfinished trials that the rest of the budget does not bring to a result."""
+        self._is_beyond_budget = False
         self._has_met = False
         self._failed_allocations = 0
         self._failures_of_worker: Counter[str] = Counter()
@@ -129,6 +156,7 @@ class StudyLoop:
             LeaseError: Another driver has taken the study over.
             StudyHaltedError: The ranks' disk is full, or no allocation can run ranks, or trial after trial fails alike.
             PoolError: There will be no workers.
+            BudgetError: The budget is used up already.
             OSError: The driver's disk is full, or the study's folder is gone.
         """
         while not self.step(POLL_S):
@@ -139,11 +167,16 @@ class StudyLoop:
         try:
             if self._ending is None and self._stop.is_requested():
                 self._begin_to_end(None)
+            if self._ending is None:
+                self._look_at_budget()
             if self._ending is None and self._fill_slots():
+                self._account.store(is_last=True)
                 return True
             if self._ending is not None and self._has_ended(self._ending):
                 if self._ending.error is not None:
                     raise self._ending.error
+                if not self._stop.is_urgent():
+                    self._account.store(is_last=True)
                 return True
             event = self._pool.next_event(timeout_s)
             if event is not None:
@@ -154,6 +187,37 @@ class StudyLoop:
                 raise
             self._begin_to_end(error)
         return False
+
+    def describe_spent(self) -> str:
+        """What the study has cost, of what it may."""
+        return self._account.describe()
+
+    def _look_at_budget(self) -> None:
+        """
+        Raises:
+            BudgetError: It was used up before this driver came, and something is left to do.
+        """
+        why = self._account.used_up()
+        if self._is_first_look:
+            self._is_first_look = False
+            self._learn_durations()
+            finished, _ = self._ledger.counts()
+            if why and finished < self._plan.config.study.total_trials:
+                raise BudgetError(f"{why}. Raise it to go on; the results so far are in the database.")
+        elif why:
+            self._view.notice(
+                f"{why}: trials under way save a checkpoint and pause. A larger budget goes on with them."
+            )
+            self._begin_to_end(None)
+            return
+        self._account.store()
+        self._view.spent(self._account.describe())
+
+    def _learn_durations(self) -> None:
+        if self._account.budget.is_limited:
+            for trial in self._ledger.trials():
+                if (record := TrialRecord.read(trial.user_attrs)) is not None:
+                    self._durations.learn_record(record)
 
     def _begin_to_end(self, error: Exception | None) -> None:
         if self._ending is not None:
@@ -186,6 +250,14 @@ class StudyLoop:
         """
         self._find_trials()
         if not self._training and not self._waiting:
+            if self._is_beyond_budget:
+                self._view.notice(
+                    f"{self._account.describe()}: the rest of the budget brings no further trial to a result, so the "
+                    "study ends here. A larger budget goes on with it."
+                )
+                return True
+            if self._held and self._end_held():
+                return False
             for trial, tell in self._failures.take():
                 self._tell(trial, tell)
             return True
@@ -207,21 +279,104 @@ class StudyLoop:
     def _find_trials(self) -> None:
         """Trials to fill the slots with: those that an earlier driver left behind, then new ones."""
         total = self._plan.config.study.total_trials
+        self._is_beyond_budget = False
+        unaffordable, self._unaffordable = self._unaffordable, {}
+        for trial in unaffordable.values():
+            self._admit(trial)
         while len(self._training) + len(self._waiting) < self._plan.slots:
             finished, started = self._ledger.counts()
             self._view.progressed(finished, max(total, started))
-            known = {*self._training, *(trial.number for trial in self._waiting), *self._failures.numbers()}
-            row = self._ledger.next_trial(known, total)
+            # What an earlier driver left comes before what is decided now.
+            row = self._ledger.next_trial(self._known(), 0) if self._judge.holds_trials else None
+            if row is None and (number := self._judge.next_promotion([*self._held])) is not None:
+                if not self._can_afford(len(self._epochs(self._held[number]))):
+                    return
+                self._promote(number)
+                continue
+            is_new_affordable = self._can_afford(0, if_new=True)
+            row = row or self._ledger.next_trial(self._known(), total if is_new_affordable else 0)
             if row is None:
+                self._is_beyond_budget |= not is_new_affordable and finished + len(self._known()) < total
                 return
-            self._take_up(self._adopt(row))
+            trial = self._adopt(row)
+            if not self._needs_no_attempt(trial):
+                self._admit(trial)
 
-    def _take_up(self, trial: ActiveTrial) -> None:
-        # An earlier driver may have died between the end of a trial and telling it.
-        if trial.ends_that_count and isinstance(transition := self._transition(trial), Tell):
-            self._finish(trial, transition)
-        else:
+    def _admit(self, trial: ActiveTrial) -> None:
+        if self._can_afford(len(self._epochs(trial))):
             self._waiting.append(trial)
+        else:
+            self._unaffordable[trial.number] = trial
+
+    def _can_afford(self, done: int, if_new: bool = False) -> bool:
+        """Whether the rest of the budget brings a trial with so many epochs to a result, beside those under way."""
+        epochs = self._plan.config.training.epochs
+        under_way = [*self._training.values(), *self._waiting]
+        needed_s = [
+            self._durations.needed_s(
+                self._judge.epochs_to_a_result(len(self._epochs(trial)), epochs), has_started=bool(trial.epochs)
+            )
+            for trial in under_way
+        ]
+        own_s = self._durations.needed_s(self._judge.epochs_to_a_result(done, epochs))
+        is_affordable = self._account.is_enough_for(own_s, needed_s)
+        self._is_beyond_budget |= not is_affordable and not if_new
+        return is_affordable
+
+    def _known(self) -> set[int]:
+        """Numbers of the trials that are in this driver's hands."""
+        waiting = (trial.number for trial in self._waiting)
+        return {*self._training, *waiting, *self._held, *self._unaffordable, *self._failures.numbers()}
+
+    def _needs_no_attempt(self, trial: ActiveTrial) -> bool:
+        """Whether a trial has come to an end, or is held, while nobody looked after it; sees to it then.
+
+        An earlier driver may have died between the end of a trial and telling it, or between an epoch and its verdict.
+        """
+        self._judge.judge(trial.number, self._epochs(trial))
+        if self._judge.standing(trial.number) is Verdict.HOLD and not trial.ends_that_count:
+            self._hold(trial, self._judge.reason(trial.number))
+            return True
+        if not trial.ends_that_count:
+            return False
+        match self._transition(trial):
+            case Tell() as tell:
+                self._finish(trial, tell)
+            case Hold(reason):
+                self._hold(trial, reason)
+            case _:
+                return False
+        return True
+
+    def _hold(self, trial: ActiveTrial, reason: str) -> None:
+        self._held[trial.number] = trial
+        self._view.trial_held(trial.number, reason)
+        log.info("trial %d: held: %s", trial.number, reason)
+
+    def _promote(self, number: int) -> None:
+        """Have a held trial go on. Its attempt may have come to the next rung before it heard that it was held."""
+        reason = self._judge.reason(number)
+        self._judge.promote(number)
+        trial = self._held.pop(number)
+        self._view.trial_promoted(number, reason)
+        log.info("trial %d: promoted: %s", number, reason)
+        if not self._needs_no_attempt(trial):
+            self._waiting.append(trial)
+
+    def _end_held(self) -> bool:
+        """Nothing is left to compare the held trials with: tell them. Gives whether one of them goes on instead.
+
+        A study trains at least one trial to its last epoch.
+        """
+        has_completed = any(trial.state is TrialState.COMPLETE for trial in self._ledger.trials())
+        if not has_completed and (number := self._judge.last_resort([*self._held])) is not None:
+            self._promote(number)
+            return True
+        while self._held:
+            number, trial = next(iter(self._held.items()))
+            self._finish(trial, pruned(f"never promoted: {self._judge.reason(number)}"))
+            del self._held[number]
+        return False
 
     def _adopt(self, row: TrialRow) -> ActiveTrial:
         """A trial of the database, with its folder and what is known of its attempts."""
@@ -230,6 +385,7 @@ class StudyLoop:
         attempts = trial.directory.attempts()
         trial.ends = [_of_this_trial(_recall(attempt, row.attempts), trial) for attempt in attempts]
         trial.forgiven = min(row.forgiven, len(trial.ends))
+        self._account.note_attempts(trial.number, trial.ends)
         if attempts:
             log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
         return trial
@@ -259,15 +415,16 @@ class StudyLoop:
     def _start(self, trial: ActiveTrial, worker: str) -> None:
         """Start the trial's next attempt."""
         _look_again_at_abandoned(trial)
-        if trial.ends_that_count and isinstance(transition := self._transition(trial), Tell):
-            # Ranks that outlived their driver by a moment have come to an end since.
-            self._finish(trial, transition)
+        trial.epochs = {}
+        # Ranks that outlived their driver by a moment may have come to an end since.
+        if self._needs_no_attempt(trial):
             return
         self._ledger.require_lease()
         attempt = trial.directory.new_attempt()
         request = self._plan.request(trial.number, attempt.number, self._pool.time_left_s(worker))
         attempt.write_request(request)
         self._training[trial.number], self._running[trial.number] = trial, request
+        self._account.attempt_starts(trial.number)
         self._pool.start(request, worker)
         self._view.trial_started(trial.number, attempt.number, trial.parameters)
         log.info("trial %d attempt %d: started on %s with %s", trial.number, attempt.number, worker, trial.parameters)
@@ -279,10 +436,29 @@ class StudyLoop:
                 self._view.epoch_finished(request.trial_number, metrics)
                 if self._can_store():
                     self._ledger.record_epoch(request.trial_number, metrics)
+                    self._judge_epoch(self._training[request.trial_number], request, metrics)
             case AttemptFinished(request, end, worker):
                 trial = self._training.pop(request.trial_number)
                 del self._running[request.trial_number]
                 self._on_end(trial, end, worker)
+
+    def _judge_epoch(self, trial: ActiveTrial, request: AttemptRequest, metrics: EpochMetrics) -> None:
+        """The trial trains on meanwhile, and may be over before it hears of its verdict."""
+        trial.epochs[metrics.epoch] = metrics
+        verdict = self._judge.judge(trial.number, self._epochs(trial))
+        if verdict is not Verdict.GO_ON and self._ending is None:
+            self._pool.request_stop(request, Outcome.PRUNED if verdict is Verdict.STOP else Outcome.HELD)
+
+    def _epochs(self, trial: ActiveTrial) -> list[EpochMetrics]:
+        """All that the trial has trained, up to the first epoch that is not known."""
+        known = {metrics.epoch: metrics for metrics in merge_epochs(trial.ends)} | trial.epochs
+        if sorted(known) != list(range(len(known))) and trial.number in self._running:
+            # What a runner tells may be lost on its way; a line on disk is not.
+            attempt = trial.directory.attempt(self._running[trial.number].attempt_number)
+            with suppress(OSError):
+                trial.epochs |= {metrics.epoch: metrics for metrics in attempt.read_metrics()}
+            known |= trial.epochs
+        return [known[epoch] for epoch in itertools.takewhile(known.__contains__, itertools.count())]
 
     def _can_store(self) -> bool:
         """Whether the database may still be asked. What is not stored is in files."""
@@ -292,10 +468,13 @@ class StudyLoop:
         end = _of_this_trial(end, trial)
         log.info("trial %d: attempt %d ended: %s %s", trial.number, len(trial.ends) + 1, end.name, end.reason)
         trial.ends.append(end)
+        self._account.note_attempts(trial.number, trial.ends)
         self._durations.learn(end)
         self._has_met |= end.communicator is not None
+        trial.epochs = {}
         if not self._can_store():
             return
+        self._judge.judge(trial.number, self._epochs(trial))
         transition = self._transition(trial)
         if self._ending is not None and not (isinstance(transition, Tell) and end.result is not None):
             # What an end under a stop means is for the next driver to say.
@@ -310,6 +489,9 @@ class StudyLoop:
             case Halt(reason):
                 # Nothing is stored: to the next driver, the attempt died with this one.
                 raise self._halted(reason, trial)
+            case Hold(reason):
+                self._hold(trial, reason)
+                self._ledger.record_attempts(trial.number, trial.ends)
             case TryAgain(reason):
                 self._waiting.append(trial)
                 self._view.trial_waits(trial.number, reason, bool(trial.directory.checkpoints()))
@@ -378,7 +560,10 @@ class StudyLoop:
         if ends[-1].result is not None:
             # A result tells the whole trial, forgiven attempts included.
             ends = trial.ends
-        return next_transition(ends, settings.objective, settings.crash_retries, settings.interruption_retries)
+        verdict = self._judge.standing(trial.number)
+        why = "" if verdict is Verdict.GO_ON else self._judge.reason(trial.number)
+        retries = settings.crash_retries, settings.interruption_retries
+        return next_transition(ends, settings.objective, *retries, verdict, why)
 
 
 def _look_again_at_abandoned(trial: ActiveTrial) -> None:

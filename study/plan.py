@@ -117,7 +117,9 @@ class StudyPlan:
 
     def full_config(self) -> dict[str, Any]:
         """The whole config as JSON, good from any folder: what it takes to train such trials again."""
-        config = self.config.model_dump(mode="json", exclude={"study": {"storage"}})
+        # What a config does not say of notifications stays unsaid.
+        unsaid = set() if self.config.ends_to_tell() is not None else {"notify"}
+        config = self.config.model_dump(mode="json", exclude={"study": {"storage"}, **dict.fromkeys(unsaid, True)})
         study = self.config.study
         config["study"] |= {"runs_dir": str(self.folder.parent), "cache_dir": str(study.cache_dir.resolve())}
         for kind in KINDS:

@@ -107,6 +107,45 @@ class Repeating(BaseSampler):
         return None if number == trial.number else study.get_trials(deepcopy=False)[number]
 
 
+class EnqueuedFirst(BaseSampler):
+    """Given configurations for the first trials, by their numbers; what they leave open, and all others, is sampled."""
+
+    def __init__(self, sampler: BaseSampler, configurations: Sequence[Mapping[str, Any]], repeats: int) -> None:
+        self._sampler, self._configurations, self._repeats = sampler, configurations, repeats
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        sampled = self._sampler.sample_relative(study, trial, search_space)
+        return {name: value for name, value in sampled.items() if name not in self._given(trial)}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        given = self._given(trial)
+        if param_name in given:
+            return given[param_name]
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+    def _given(self, trial: FrozenTrial) -> Mapping[str, Any]:
+        index = trial.number // self._repeats
+        return self._configurations[index] if index < len(self._configurations) else {}
+
+
 def _gp(seed: int) -> BaseSampler:
     try:
         import torch  # noqa: F401
@@ -137,14 +176,21 @@ def check_sampler(name: str) -> None:
     build_sampler(name, seed=0, finished_trials=0)
 
 
-def sampler_of(settings: StudySettings, finished_trials: int) -> BaseSampler:
-    """What gives a study's trials their parameters; see `build_sampler`."""
+def sampler_of(settings: StudySettings, finished_trials: int, enqueue: Sequence[Mapping[str, Any]] = ()) -> BaseSampler:
+    """What gives a study's trials their parameters; see `build_sampler`.
+
+    Args:
+        enqueue: Parameters, not all of them necessarily, of the first configurations.
+    """
     if settings.configurations:
         return FixedConfigurations(settings.configurations)
+    sampler: BaseSampler
     if settings.sampler == "random":
-        return RandomByTrialNumber(settings.seed, settings.repeats)
-    sampler = build_sampler(settings.sampler, settings.seed, finished_trials)
-    return sampler if settings.repeats == 1 else Repeating(sampler, settings.repeats)
+        sampler = RandomByTrialNumber(settings.seed, settings.repeats)
+    else:
+        sampler = build_sampler(settings.sampler, settings.seed, finished_trials)
+        sampler = sampler if settings.repeats == 1 else Repeating(sampler, settings.repeats)
+    return EnqueuedFirst(sampler, enqueue, settings.repeats) if enqueue else sampler
 
 
 def build_sampler(name: str, seed: int, finished_trials: int) -> BaseSampler:

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from storage.protocol.attempts import AttemptEnd, Failure, counted_epoch, merge_epochs
 from storage.protocol.records import Outcome, TrialResult
+from study.halving import Verdict
 
 MAX_PAUSES_WITHOUT_PROGRESS = 5
 # A network whose weights are not finite predicts no class at all: its F1 is 0, and samplers learn from it.
@@ -34,17 +35,29 @@ class TryAgain:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """The trial waits with its checkpoint until it is promoted or the study ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Halt:
     """No trial of the study can go on until a person has put something right. The trial stays as it is."""
 
     reason: str
 
 
-Transition = Tell | TryAgain | Halt
+Transition = Tell | TryAgain | Hold | Halt
 
 
 def next_transition(
-    ends: Sequence[AttemptEnd], objective: str, crash_retries: int, interruption_retries: int
+    ends: Sequence[AttemptEnd],
+    objective: str,
+    crash_retries: int,
+    interruption_retries: int,
+    verdict: Verdict = Verdict.GO_ON,
+    why: str = "",
 ) -> Transition:
     """Decide by all attempts of a trial that count, oldest first; the last one has just ended.
 
@@ -53,9 +66,17 @@ def next_transition(
         crash_retries: Attempts granted after crashes.
         interruption_retries: Attempts granted after interruptions in a row. An interruption is nobody's fault and costs
             the trial nothing, as long as the trial gets anywhere between two.
+        verdict: The pruner's standing one. However the ranks have ended before they heard of it, it is carried out,
+            unless the trial was over by then.
+        why: The verdict, in words.
     """
     ends = [_unless_its_epochs_are_lost(ends[: index + 1]) for index in range(len(ends))]
     end = ends[-1]
+    is_over = end.result is not None and end.result.outcome in (Outcome.COMPLETED, Outcome.DIVERGED)
+    if not is_over and verdict is Verdict.STOP:
+        return pruned(why)
+    if not is_over and verdict is Verdict.HOLD:
+        return Hold(why)
     if end.result is not None:
         return _after_result(end.result, ends, objective)
     match end.failure:
@@ -78,6 +99,11 @@ def next_transition(
             return _after_crash(end, ends, crash_retries)
 
 
+def pruned(why: str) -> Tell:
+    """A trial that its pruner has stopped, or held and never promoted. Optuna gives it its last epoch's value."""
+    return Tell(TrialState.PRUNED, None, Outcome.PRUNED, why)
+
+
 def _after_crash(end: AttemptEnd, ends: Sequence[AttemptEnd], crash_retries: int) -> Transition:
     crashes = sum(e.failure in (Failure.CRASHED, Failure.OUT_OF_MEMORY) for e in ends)
     if crashes > crash_retries:
@@ -93,6 +119,8 @@ def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: st
                 reason = f"{count} times in a row without getting any further; a longer walltime may help"
                 return Tell(TrialState.FAIL, None, result.outcome, reason)
             return TryAgain(result.outcome)
+        case Outcome.HELD:
+            return TryAgain("held, and promoted")
         case Outcome.DIVERGED:
             return Tell(TrialState.COMPLETE, VALUE_OF_DIVERGED, result.outcome, result.reason)
         case Outcome.PRUNED:

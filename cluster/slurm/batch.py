@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ _STATES = {
     # Such a job has lost its worker, and cleaning up after it can take minutes.
     "COMPLETING": JobState.ENDING,
 }
-_FIELDS = "%i|%T|%D|%L|%j|%r|%Z"
+_FIELDS = "%i|%T|%D|%L|%M|%j|%r|%Z"
 
 
 class Slurm:
@@ -94,15 +95,25 @@ def parse_queue(printed: str, prefix: str, folder: Path) -> list[QueuedJob]:
     """A study's jobs out of what squeue printed. Pure. What is not a job's line is passed over."""
     jobs = []
     for line in printed.splitlines():
-        fields = line.split("|", 6)
-        if len(fields) != 7:
+        fields = line.split("|", 7)
+        if len(fields) != 8:
             continue
-        job_id, state, nodes, left, name, reason, job_folder = fields
+        job_id, state, nodes, left, used, name, reason, job_folder = fields
         if not name.startswith(prefix) or job_folder != str(folder) or not nodes.isdecimal():
             continue
         words = state if reason in ("None", "") else f"{state} ({reason})"
+        used_s = parse_duration_s(used)
         jobs.append(
-            QueuedJob(job_id, name, _STATES.get(state, JobState.ENDED), words, int(nodes), parse_duration_s(left))
+            QueuedJob(
+                job_id,
+                name,
+                _STATES.get(state, JobState.ENDED),
+                words,
+                int(nodes),
+                parse_duration_s(left),
+                # Of a job that has not begun, some versions say INVALID.
+                used_s if math.isfinite(used_s) else 0.0,
+            )
         )
     return jobs
 

@@ -29,10 +29,12 @@ EVALUATES = "switchyard:evaluates"
 """Of a study that trains another one's best configurations again: an Evaluated."""
 STUDY_OPENINGS = "switchyard:openings"
 OBJECTIVE = "objective"
+SPENT = "switchyard:spent"
 
 SPEC_SHA256 = "spec_sha256"
 ATTEMPTS = "attempts"
 FORGIVEN_ATTEMPTS = "forgiven_attempts"
+VERDICTS = "verdicts"
 _CURVE = "epochs:"
 CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_micro", "f1_macro", "samples_per_s", "wall_s")
 """Fields of EpochMetrics that are kept for every epoch; the objective is the trial's intermediate value."""
@@ -85,6 +87,33 @@ class AttemptRow:
     @classmethod
     def of(cls, end: AttemptEnd) -> AttemptRow:
         return cls(end.name, end.exit_code, round(end.wall_s, 3), end.reason)
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """What the study's pruner has said of a trial after one of its epochs."""
+
+    epoch: int
+    value: float
+    verdict: str
+    """go on, stop or hold."""
+    bracket: int = 0
+    rung: int | None = None
+    """None: of a pruner without rungs, of whose verdicts only the last one is kept."""
+    order: int = 0
+    """Of all verdicts of the study, the one after the other: what was decided follows from those before it."""
+    promoted: int | None = None
+    """The order of the promotion of a trial that was held here; None as long as it is."""
+
+
+@dataclass(frozen=True)
+class SpentRow:
+    """What a study has cost, as the last driver knew it, apart from its attempts."""
+
+    wall_s: float = 0.0
+    """For which drivers have run."""
+    allocations: dict[str, float] = field(default_factory=dict)
+    """Node-seconds by the batch system's id of the job."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +230,16 @@ def openings_with(attributes: Mapping[str, Any], opening: Opening) -> list[Any] 
 @dataclass(frozen=True)
 class _Openings:
     rows: list[Opening]
+
+
+def read_verdicts(attributes: Mapping[str, Any]) -> list[VerdictRow]:
+    """The pruner's verdicts on a trial, oldest first."""
+    return [from_plain(VerdictRow, row, ignore_unknown=True) for row in attributes.get(VERDICTS, [])]
+
+
+def read_spent(attributes: Mapping[str, Any]) -> SpentRow:
+    """Out of a study's user attributes; nothing where an older version has run it."""
+    return from_plain(SpentRow, attributes.get(SPENT, {}), ignore_unknown=True)
 
 
 def _mean_by_batch_size(epochs: Sequence[EpochMetrics], name: str) -> dict[str, float]:

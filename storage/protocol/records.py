@@ -67,6 +67,8 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     PRUNED = "pruned"
     PAUSED = "paused"
+    HELD = "held"
+    """At a rung of the study's pruner, with a checkpoint; promoted later, or never."""
     DIVERGED = "diverged"
 
 

@@ -34,15 +34,16 @@ def test_a_duration_is_read_as_slurm_writes_it(text, seconds):
 
 def test_a_queue_is_read_with_what_each_job_waits_for_and_the_time_that_it_has_left():
     running, pending, ending, ended = parse_queue(
-        f"7|RUNNING|4|1:00:00|s-1|None|{FOLDER}\n"
-        f"8|PENDING|4|UNLIMITED|s-2|Nodes required for job are DOWN|{FOLDER}\n"
-        f"9|COMPLETING|4|0:00|s-3|None|{FOLDER}\n"
-        f"6|NODE_FAIL|4|0:00|s-0|NodeDown|{FOLDER}\n",
+        f"7|RUNNING|4|1:00:00|1-02:00:10|s-1|None|{FOLDER}\n"
+        f"8|PENDING|4|UNLIMITED|INVALID|s-2|Nodes required for job are DOWN|{FOLDER}\n"
+        f"9|COMPLETING|4|0:00|5:00|s-3|None|{FOLDER}\n"
+        f"6|NODE_FAIL|4|0:00|0:07|s-0|NodeDown|{FOLDER}\n",
         "s-",
         FOLDER,
     )
 
     assert (running.job_id, running.name, running.nodes, running.time_left_s) == ("7", "s-1", 4, 3600)
+    assert [job.used_s for job in (running, pending, ending, ended)] == [93_610, 0, 300, 7]
     states = [job.state for job in (running, pending, ending, ended)]
     assert states == [JobState.RUNNING, JobState.PENDING, JobState.ENDING, JobState.ENDED]
     assert pending.words == "PENDING (Nodes required for job are DOWN)"
@@ -53,10 +54,10 @@ def test_a_queue_is_read_with_what_each_job_waits_for_and_the_time_that_it_has_l
 def test_jobs_of_other_studies_and_lines_that_are_not_jobs_are_passed_over():
     printed = (
         "squeue: warning: something\n"
-        f"7|RUNNING|4|1:00:00|t-1|None|{FOLDER}\n"
-        "8|RUNNING|4|1:00:00|s-1|None|/runs/elsewhere\n"
-        f"9|RUNNING|many|1:00:00|s-2|None|{FOLDER}\n"
-        f"10|RUNNING|4|1:00:00|s-3|None|{FOLDER}\n"
+        f"7|RUNNING|4|1:00:00|0:10|t-1|None|{FOLDER}\n"
+        "8|RUNNING|4|1:00:00|0:10|s-1|None|/runs/elsewhere\n"
+        f"9|RUNNING|many|1:00:00|0:10|s-2|None|{FOLDER}\n"
+        f"10|RUNNING|4|1:00:00|0:10|s-3|None|{FOLDER}\n"
     )
 
     assert [job.job_id for job in parse_queue(printed, "s-", FOLDER)] == ["10"]

@@ -101,3 +101,18 @@ def test_an_end_that_was_found_on_disk_is_shown_without_a_beginning(show):
     seen = show(lambda view: view.trial_finished(7, Tell(TrialState.COMPLETE, 0.5, "completed")))
 
     assert "completed" in seen
+
+
+def test_a_trial_that_is_held_and_promoted_says_where(show):
+    def happen(view: View) -> None:
+        view.trial_started(7, 1, {})
+        view.trial_held(7, "rung 0, f1_micro 0.2722 after epoch 2")
+        view.trial_promoted(7, "rung 0, f1_micro 0.2722 after epoch 2")
+        view.trial_finished(7, Tell(TrialState.PRUNED, None, "pruned", "never promoted: rung 1"))
+        view.spent("1.5 of 2 node-hours")
+
+    seen = show(happen)
+
+    assert "held with its checkpoint: rung 0, f1_micro 0.2722 after epoch 2" in seen
+    assert "promoted from rung 0, f1_micro 0.2722 after epoch 2" in seen
+    assert "pruned never promoted: rung 1" in seen

@@ -9,6 +9,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
+from storage.database import schema
 from storage.database.calls import StalledError
 from storage.database.lease import LeaseRow
 from tests.simulation.world import InvariantError, World
@@ -35,6 +36,8 @@ class Database:
         self.storage = InMemoryStorage()
         self.lease: LeaseRow | None = None
         self.told: dict[int, float | None] = {}
+        self.verdict_s: dict[int, float] = {}
+        """When there was last a verdict on a trial, by its id."""
 
     def note_told(self, trial_id: int, state: TrialState, values: Any) -> None:
         if trial_id in self.told:
@@ -66,6 +69,8 @@ class DriversStorage(BaseStorage):
             raise StorageInternalError("the server closed the connection")
         before = name == "set_trial_state_values" and self._is_finished(arguments, options)
         result = getattr(self._server, name)(*arguments, **options)
+        if name == "set_trial_user_attr" and schema.VERDICTS in arguments:
+            self._database.verdict_s[arguments[0]] = world.now_s
         if name == "set_trial_state_values" and not before:
             self._note_told(arguments, options)
         if name.startswith(("set_", "create_")):

@@ -127,10 +127,19 @@ class RecordingView:
         assert "exit code -1" not in reason
         self._world.log(self._name, f"trial {number} waits: {reason}")
 
+    def trial_held(self, number: int, reason: str) -> None:
+        self._world.log(self._name, f"trial {number} is held: {reason}")
+
+    def trial_promoted(self, number: int, reason: str) -> None:
+        self._world.log(self._name, f"trial {number} is promoted: {reason}")
+
     def trial_finished(self, number: int, tell: Any) -> None:
         self._world.log(self._name, f"trial {number}: {tell.outcome} {tell.reason}")
 
     def progressed(self, finished: int, total: int) -> None:
+        pass
+
+    def spent(self, words: str) -> None:
         pass
 
     def notice(self, text: str) -> None:

@@ -19,9 +19,11 @@ from storage.protocol.codec import from_json
 from storage.protocol.files import FileSystem
 from storage.protocol.records import EpochMetrics
 from storage.protocol.trial_dir import AttemptDir, MetricsReader
-from study import loop, opening
+from study import loop, opening, transitions
+from study.judge import Judge
 from study.ledger import Ledger
 from study.loop import StudyLoop
+from study.transitions import Hold, TryAgain
 from tests.simulation import driver as driver_module
 from tests.simulation import runner as runner_module
 from tests.simulation.driver import SimulatedLink
@@ -161,6 +163,56 @@ def _create_blindly(study_loop: StudyLoop, trial: Any) -> None:
     trial.directory.create(study_loop._plan.spec(trial.number, trial.parameters, study_loop._study_uuid))
 
 
+@contextmanager
+def a_promotion_is_lost_with_its_driver() -> Iterator[None]:
+    """It is acted on, and is in no database."""
+    promote, store = Judge.promote, Judge._store
+
+    def promote_in_memory(self: Judge, number: int) -> None:
+        with mock.patch.object(Judge, "_store", lambda self, number, rows: self._rows.update({number: rows})):
+            promote(self, number)
+
+    with mock.patch.object(Judge, "promote", promote_in_memory), mock.patch.object(Judge, "_store", store):
+        yield
+
+
+@contextmanager
+def a_rung_is_decided_while_the_database_is_away() -> Iterator[None]:
+    """A verdict that cannot be stored at once is acted on, and forgotten."""
+
+    def store(self: Judge, number: int, rows: Any) -> None:
+        self._rows[number] = rows
+        if self._ledger._storage._database.world.random.random() < 0.9:  # type: ignore[attr-defined]
+            self._ledger.record_verdicts(number, rows)
+
+    with mock.patch.object(Judge, "_store", store):
+        yield
+
+
+@contextmanager
+def a_held_trial_is_taken_for_a_paused_one() -> Iterator[None]:
+    def next_transition(*arguments: Any) -> Any:
+        transition = transitions.next_transition(*arguments)
+        return TryAgain("paused") if isinstance(transition, Hold) else transition
+
+    with mock.patch.object(loop, "next_transition", next_transition):
+        yield
+
+
+@contextmanager
+def a_rung_is_judged_again_by_the_next_driver() -> Iterator[None]:
+    """What was decided is kept in memory, as by a pruner that is no part of the database."""
+    rows = Judge._rows.fget  # type: ignore[attr-defined]
+
+    def rows_of_this_driver(self: Judge) -> Any:
+        if self._stored is None:
+            self._stored = {}
+        return rows(self)
+
+    with mock.patch.object(Judge, "_rows", property(rows_of_this_driver)):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     mutant.__name__: mutant
     for mutant in (
@@ -172,5 +224,9 @@ MUTANTS: dict[str, Mutant] = {
         asking_is_repeated_blindly,
         an_attempt_may_start_in_a_job_that_has_just_ended,
         a_new_trial_enters_any_folder,
+        a_promotion_is_lost_with_its_driver,
+        a_rung_is_decided_while_the_database_is_away,
+        a_held_trial_is_taken_for_a_paused_one,
+        a_rung_is_judged_again_by_the_next_driver,
     )
 }

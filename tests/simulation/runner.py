@@ -155,6 +155,8 @@ class _Attempt:
         self.began_s = self.world.now_s
         self.watch = AttemptWatch(request, self.began_s)
         self.asked: Outcome | None = None
+        self.verdict: Outcome | None = None
+        """Of the pruner: to end at the next epoch's end."""
         self.has_met = False
         self.is_over = False
         self.frozen_until_s = 0.0
@@ -206,6 +208,8 @@ class _Attempt:
         self.world.after(_TICK_S, self._supervise)
 
     def ask(self, outcome: Outcome) -> None:
+        if outcome is not Outcome.PAUSED:
+            self.verdict = outcome
         if outcome is Outcome.PAUSED and self.asked is not Outcome.PAUSED:
             self.asked = outcome
             self.world.after(
@@ -263,7 +267,11 @@ class _Attempt:
 
     def _load(self) -> None:
         for path in self.dir.trial.checkpoints():
-            written = json.loads(self.files.read(path) or b"{}")
+            try:
+                written = json.loads(self.files.read(path) or b"{}")
+            except ValueError:
+                self.world.log(self.who, f"{path.parent.name}/{path.name} is not whole")
+                continue
             if not written:
                 continue
             assert self.spec is not None
@@ -305,6 +313,9 @@ class _Attempt:
             self.progress.batches += 1
             if self.progress.batches == _BATCHES_PER_EPOCH:
                 self._end_epoch()
+                if self.verdict is not None and len(self.progress.history) < self.spec.epochs:
+                    self._finish(self.verdict)
+                    return
         except OSError as error:
             failure = Failure.DISK_FULL if error.errno == 28 else Failure.UNUSABLE_ALLOCATION
             self._end(failure, str(error), 5 if failure is Failure.DISK_FULL else 3)

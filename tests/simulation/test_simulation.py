@@ -56,6 +56,11 @@ def test_what_can_happen_does_happen():
         "out of memory",
         "trial 0 waits: paused",
         "has not confirmed its end",
+        "is not whole",
+        "is held: rung 0",
+        "is promoted: rung 0",
+        "pruned rung 1",
+        "pruned never promoted",
     ):
         assert event in said, f"never: {event}"
 

@@ -20,6 +20,7 @@ from study.ledger import DatabaseLostError
 from study.loop import StudyHaltedError
 from study.opening import StudyMismatchError
 from study.plan import StudyPlan
+from tests.simulation import pruning
 from tests.simulation.cluster import NODES_PER_JOB, SimulatedCluster, SimulatedJob
 from tests.simulation.database import Database
 from tests.simulation.driver import SimulatedDriver
@@ -55,12 +56,14 @@ _SITE = SiteProfile(
 )
 
 
-def _load_config() -> StudyConfig:
-    overrides = [f"study.trials={TRIALS}", f"training.epochs={EPOCHS}", 'study.name="simulated"']
+def _load_config(*pruner: str) -> StudyConfig:
+    overrides = [f"study.trials={TRIALS}", f"training.epochs={EPOCHS}", 'study.name="simulated"', *pruner]
     return load_config(CONFIGS_DIR / "demo.toml", overrides)
 
 
-_CONFIG = _load_config()
+_ASHA = ("pruner.name=asha", "pruner.rungs=[1, 3]", "pruner.factor=2")
+_CONFIGS = (_load_config(), _load_config(*_ASHA), _load_config(*_ASHA, "pruner.promotes=true"))
+"""Taken in turn by the seeds."""
 
 
 class Universe:
@@ -73,7 +76,7 @@ class Universe:
         self.cluster = SimulatedCluster(self.world)
         folder = Path("/shared/runs/simulated")
         url = make_url("sqlite:////shared/runs/simulated/study.db")
-        self.plan = StudyPlan(_CONFIG, _SITE, _SITE.layout(cores=4), SLOTS, url, folder)
+        self.plan = StudyPlan(_CONFIGS[seed % len(_CONFIGS)], _SITE, _SITE.layout(cores=4), SLOTS, url, folder)
         self.drivers: list[SimulatedDriver] = []
         self.person_adopts = False
         self.longest_end_s = 200.0
@@ -281,7 +284,9 @@ class Universe:
     def _damage_files(self) -> None:
         """A file of a trial loses its end, as in a crash of the file server."""
         paths = [
-            key for key in self.shared.versions if key.endswith(("metrics.jsonl", "heartbeat", "communicator.json"))
+            key
+            for key in self.shared.versions
+            if key.endswith(("metrics.jsonl", "heartbeat", "communicator.json", "checkpoint.npz"))
         ]
         if paths:
             path = Path(self.world.random.choice(paths))
@@ -293,6 +298,7 @@ class Universe:
     # What must hold.
 
     def ranks_begin(self, attempt: _Attempt) -> None:
+        pruning.require_no_standing_verdict(self.database, attempt.request.trial_number, self.world.now_s)
         self._acting.setdefault(attempt.request.trial_number, []).append(attempt)
         self._databases[id(attempt)] = str(id(self.database.storage))
         self.world.after(0.5, lambda: self._require_one_acting(attempt.request.trial_number))
@@ -333,6 +339,7 @@ class Universe:
         trials = storage.get_all_trials(study._study_id)
         if len(trials) != TRIALS:
             raise InvariantError(f"{len(trials)} trials, {TRIALS} were asked for")
+        pruning.require_right_decisions(self.plan, trials)
         for trial in trials:
             record = schema.TrialRecord.read(trial.user_attrs)
             if record is None:

@@ -68,6 +68,8 @@ class FakePool:
     on_start: Callable[[AttemptRequest], None] = lambda request: None
     error: Exception | None = None
     is_hurried: bool = False
+    held: dict[str, float] | None = None
+    """Node-seconds by allocation."""
 
     def __enter__(self) -> FakePool:
         return self
@@ -104,6 +106,9 @@ class FakePool:
     def retire(self, worker: str) -> None:
         self.retired.append(worker)
 
+    def allocations(self) -> dict[str, float] | None:
+        return self.held
+
     def notices(self) -> list[str]:
         return []
 
@@ -134,10 +139,19 @@ class FakeView:
     def trial_waits(self, number: int, reason: str, has_checkpoint: bool) -> None:
         self.said.append(f"trial {number} waits: {reason}")
 
+    def trial_held(self, number: int, reason: str) -> None:
+        self.said.append(f"trial {number} held: {reason}")
+
+    def trial_promoted(self, number: int, reason: str) -> None:
+        self.said.append(f"trial {number} promoted: {reason}")
+
     def trial_finished(self, number: int, tell: Tell) -> None:
         self.said.append(f"trial {number} {tell.outcome}")
 
     def progressed(self, finished: int, total: int) -> None:
+        pass
+
+    def spent(self, words: str) -> None:
         pass
 
     def notice(self, text: str) -> None:

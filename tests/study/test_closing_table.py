@@ -41,11 +41,11 @@ def failed(outcome: str, reason: str) -> FrozenTrial:
     return create_trial(state=TrialState.FAIL, user_attrs={"outcome": outcome, "reason": reason, "wall_s": 1.0})
 
 
-def render(*trials: FrozenTrial, url: str = URL) -> str:
+def render(*trials: FrozenTrial, url: str = URL, spent: str = "") -> str:
     study = optuna.create_study(direction="maximize")
     study.add_trials(trials)
     console = Console(file=io.StringIO(), width=160)
-    console.print(closing_table("s", study.trials, url))
+    console.print(closing_table("s", study.trials, url, spent))
     return console.file.getvalue()
 
 
@@ -107,3 +107,29 @@ def test_a_trial_that_diverged_is_never_the_best():
 
     assert best_trial([diverged]) is None
     assert best_trial([diverged, trial(0.0)]).user_attrs["outcome"] == "completed"
+
+
+def judged(state: TrialState, *verdicts: dict) -> FrozenTrial:
+    over = {} if state is TrialState.RUNNING else {"outcome": "pruned", "reason": "", "wall_s": 1.0}
+    rows = [{"value": 0.1, **verdict} for verdict in verdicts]
+    return create_trial(state=state, user_attrs={**over, "verdicts": rows})
+
+
+def test_the_table_says_what_was_pruned_held_and_promoted_and_what_it_cost():
+    held = {"epoch": 0, "verdict": "hold", "rung": 0}
+    trials = [
+        judged(TrialState.PRUNED, {"epoch": 0, "verdict": "stop", "rung": 0}),
+        judged(TrialState.PRUNED, {**held, "promoted": 4}, {"epoch": 2, "verdict": "hold", "rung": 1}),
+        judged(TrialState.RUNNING, held),
+        judged(TrialState.RUNNING, {**held, "promoted": 5}),
+    ]
+
+    table = render(*trials, spent="1.5 of 2 node-hours, 3.0 h")
+
+    assert "2 pruned, 1 held, 1 unfinished" in table
+    assert "2 of 4 pruned: 1 after epoch 1, 1 after epoch 3; 2 held and promoted: 2 after epoch 1; 1 held" in table
+    assert "1.5 of 2 node-hours, 3.0 h" in table
+
+
+def test_without_a_pruner_the_table_says_nothing_of_one():
+    assert "pruner" not in render(trial(0.5))

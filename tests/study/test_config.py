@@ -312,3 +312,21 @@ def test_a_configuration_outside_of_the_search_space_is_refused(change, words):
 
 def test_the_test_split_takes_no_part_in_a_search(config_path):
     assert "study/evaluate.py scores" in refusal(config_path, "study.test_split=true")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["enqueue=[{rate=1.0}]"], "enqueue[0] has rate; the search space's parameters are learning_rate"),
+        (["enqueue=[{learning_rate=0.1}, {learning_rate=7.0}]"], "enqueue[1]: learning_rate=7.0 is not in the search"),
+        (["enqueue=[{}, {}, {}, {}]"], "enqueue holds 4 configurations and study.trials=3; take at least 4 trials."),
+        (["enqueue=[{}]", "study.configurations=[{learning_rate=0.1}]"], "leave one of them out"),
+    ],
+)
+def test_configurations_to_run_first_that_cannot_be_are_refused(config_path, overrides, words):
+    assert words in refusal(config_path, *overrides)
+
+
+def test_configurations_to_run_first_are_part_of_what_a_study_is(config_path):
+    assert load_config(config_path, ["enqueue=[{learning_rate=0.1}]"]).identity()["enqueue"] == [{"learning_rate": 0.1}]
+    assert load_config(config_path, []).identity()["enqueue"] == StudyConfig.identity_defaults()["enqueue"]

@@ -160,3 +160,26 @@ def test_given_configurations_come_in_turn():
     first, second = sample(2)
 
     assert sample_by(5, configurations=[first, second]) == [first, second, first, second, first]
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "qmc", "nsgaii", "cmaes"])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_enqueued_configurations_come_first_and_what_they_leave_open_is_sampled(name, repeats):
+    enqueue = ({"learning_rate": 0.5, "nesterov": True}, {"momentum": 0.25})
+    settings = StudySettings(name="s", trials=5, repeats=repeats, sampler=name, seed=SEED)
+    configurations = []
+    study = optuna.create_study()
+    for number in range(5 * repeats):
+        # As a driver after another one has it.
+        study.sampler = sampler_of(settings, number, enqueue)
+        trial = study.ask()
+        configurations.append(space().sample(trial))
+        study.tell(trial, 0.5)
+
+    first, second = configurations[0], configurations[repeats]
+    assert (first["learning_rate"], first["nesterov"]) == (0.5, True)
+    assert 5e-5 <= first["weight_decay"] <= 1e-1
+    assert second["momentum"] == 0.25
+    assert 0.25 not in [configuration["momentum"] for configuration in configurations[2 * repeats :]]
+    if repeats == 2:
+        assert configurations[0] == configurations[1]

@@ -11,9 +11,11 @@ from optuna.trial import TrialState
 
 from storage.protocol.attempts import AttemptEnd, Failure, merge_epochs
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult
+from study.halving import Verdict
 from study.transitions import (
     MAX_PAUSES_WITHOUT_PROGRESS,
     Halt,
+    Hold,
     Tell,
     Transition,
     TryAgain,
@@ -243,3 +245,40 @@ def test_only_crashes_use_up_the_retries(retries, others):
 
     assert isinstance(decide(*history, ABANDONED, crash_retries=retries), TryAgain)
     assert isinstance(decide(*history, CRASHED, crash_retries=retries), Tell)
+
+
+NOT_OVER = [
+    ended(Outcome.PRUNED, 0),
+    ended(Outcome.PAUSED, 0),
+    ended(Outcome.HELD, 0),
+    interrupted(0),
+    CRASHED,
+    failed(Failure.BAD_CHECKPOINT),
+]
+
+
+@pytest.mark.parametrize("end", NOT_OVER)
+def test_a_verdict_is_carried_out_however_the_ranks_have_ended_meanwhile(end):
+    stop = next_transition([end], "f1_micro", 1, 2, Verdict.STOP, "rung 0")
+    hold = next_transition([end], "f1_micro", 1, 2, Verdict.HOLD, "rung 0")
+
+    assert stop == Tell(TrialState.PRUNED, None, "pruned", "rung 0")
+    assert hold == Hold("rung 0")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.STOP, Verdict.HOLD])
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.DIVERGED])
+def test_a_trial_that_was_over_before_it_heard_of_its_verdict_is_complete(outcome, verdict):
+    end = ended(outcome, 0, 1, done=2)
+
+    assert next_transition([end], "f1_micro", 1, 2, verdict, "rung 0") == decide(end)
+    assert decide(end).state is TrialState.COMPLETE
+
+
+def test_a_trial_that_has_been_promoted_while_it_stopped_goes_on():
+    assert decide(ended(Outcome.HELD, 0)) == TryAgain("held, and promoted")
+
+
+@given(st.integers(1, 30))
+def test_a_trial_that_is_held_again_and_again_is_never_given_up(times):
+    assert isinstance(decide(*[ended(Outcome.HELD, 0)] * times, interrupted(0)), TryAgain)

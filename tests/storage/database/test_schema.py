@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 from storage.database import schema
-from storage.database.schema import AttemptRow, TrialRecord, trial_record
+from storage.database.schema import AttemptRow, SpentRow, TrialRecord, VerdictRow, trial_record
 from storage.protocol.attempts import AttemptEnd, Failure
 from storage.protocol.codec import to_plain
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult
@@ -91,3 +91,12 @@ def test_attempts_come_back_as_they_were():
 
     assert schema.read_attempts({schema.ATTEMPTS: to_plain(rows)}) == rows
     assert schema.read_attempts({}) == []
+
+
+def test_verdicts_and_what_is_spent_are_read_as_they_were_written_and_are_nothing_in_older_studies():
+    verdict = VerdictRow(2, 0.5, "hold", 1, 0, 7, promoted=9)
+    spent = SpentRow(60.0, {"17": 3600.0})
+
+    assert schema.read_verdicts({schema.VERDICTS: json.loads(json.dumps([to_plain(verdict)]))}) == [verdict]
+    assert schema.read_spent({schema.SPENT: json.loads(json.dumps(to_plain(spent)))}) == spent
+    assert (schema.read_verdicts({}), schema.read_spent({})) == ([], SpentRow())

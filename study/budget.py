@@ -1,0 +1,116 @@
+"""What a study may cost: node-hours, time and a last moment, beside its number of trials. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:\s*(\d+(?:\.\d+)?)\s*([dhms]))+\s*")
+
+
+class BudgetError(ValueError):
+    """The budget is used up. The message says what to raise."""
+
+
+def duration_s(text: str) -> float:
+    """Such as 36h, 90m or 1d 12h, in seconds.
+
+    Raises:
+        ValueError: It is not written like that, or is nothing.
+    """
+    total_s = 0.0
+    if _DURATION.fullmatch(text):
+        total_s = sum(
+            float(number) * _UNITS_S[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])", text)
+        )
+    if total_s <= 0:
+        raise ValueError("write a time above 0 such as '36h', '90m' or '1d 12h'")
+    return total_s
+
+
+def _check_duration(text: str) -> str:
+    duration_s(text)
+    return text
+
+
+class BudgetSettings(BaseModel):
+    """Each limit ends the study; without one, nothing but study.trials does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node_hours: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """Of allocations, idle and lost ones included; on one machine, of attempts."""
+    wall: Annotated[str, AfterValidator(_check_duration)] | None = None
+    """For which drivers have run the study, all in all."""
+    until: datetime | None = None
+    """By the driver's clock; where it says no time zone, in the driver's."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a study has cost so far, and when that is."""
+
+    node_hours: float
+    wall_s: float
+    unix_s: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of one study.
+
+    Args:
+        nodes: Of a trial.
+    """
+
+    settings: BudgetSettings
+    nodes: int
+
+    @property
+    def is_limited(self) -> bool:
+        settings = self.settings
+        return any(limit is not None for limit in (settings.node_hours, settings.wall, settings.until))
+
+    def used_up(self, spent: Spent) -> str:
+        """The limit that has been reached, in words; empty if none has."""
+        settings = self.settings
+        if settings.node_hours is not None and spent.node_hours >= settings.node_hours:
+            return f"budget.node_hours={settings.node_hours:g} is used up: {spent.node_hours:.4g} node-hours are spent"
+        if settings.wall is not None and spent.wall_s >= duration_s(settings.wall):
+            return f"budget.wall={settings.wall!r} is used up: drivers have run for {_words_of(spent.wall_s)}"
+        if settings.until is not None and spent.unix_s >= settings.until.timestamp():
+            return f"budget.until={settings.until.isoformat()} is over"
+        return ""
+
+    def is_enough_for(self, needed_s: float, under_way_s: Sequence[float], spent: Spent) -> bool:
+        """Whether the rest brings one more trial to a result, beside those that are under way.
+
+        Args:
+            needed_s: By the trial that would begin.
+            under_way_s: Still needed by each of the others.
+        """
+        settings = self.settings
+        node_hours = spent.node_hours + self.nodes * (needed_s + sum(under_way_s)) / 3600
+        if settings.node_hours is not None and node_hours > settings.node_hours:
+            return False
+        if settings.wall is not None and spent.wall_s + needed_s > duration_s(settings.wall):
+            return False
+        return settings.until is None or spent.unix_s + needed_s <= settings.until.timestamp()
+
+    def describe(self, spent: Spent) -> str:
+        """What is spent, of what may be."""
+        settings = self.settings
+        of_hours = "" if settings.node_hours is None else f" of {settings.node_hours:g}"
+        of_wall = "" if settings.wall is None else f" of {settings.wall}"
+        until = "" if settings.until is None else f", until {settings.until.isoformat(sep=' ', timespec='minutes')}"
+        return f"{spent.node_hours:.4g}{of_hours} node-hours, {_words_of(spent.wall_s)}{of_wall}{until}"
+
+
+def _words_of(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,78 @@
+"""A pruned study on a real Slurm: what it says that it has cost is what Slurm has recorded."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from cluster.sandbox import Sandbox, SandboxShape
+from storage.database import schema
+from tests.cluster.installed_slurm import needs_slurm
+from tests.cluster.slurm_study import START_S, SlurmStudy
+from tests.waiting import wait_until
+
+pytestmark = [needs_slurm, pytest.mark.timeout(2400)]
+
+NODES = 2
+SEARCH = (
+    "--set=pruner.name=asha",
+    "--set=pruner.rungs=[1]",
+    "--set=pruner.factor=2",
+    "--set=pruner.promotes=true",
+    "--set=budget.node_hours=10",
+)
+
+
+def test_node_hours_are_those_that_slurm_has_recorded_a_killed_drivers_included(tmp_path: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sandbox.start(SandboxShape(nodes=NODES, gpus_per_node=1, slurmd_timeout_s=5)) as sandbox,
+    ):
+        study = SlurmStudy(sandbox, Path(folder), trials=3, epochs=12, nodes=NODES)
+        try:
+            study.start(*SEARCH)
+            study.wait_for_output("trial 0 held with its checkpoint", within_s=4 * START_S)
+            os.killpg(study.driver.pid, signal.SIGKILL)
+            study.driver.wait()
+            study.start(*SEARCH)
+            assert study.wait_for_end(within_s=12 * START_S) == 0, study.output
+            study.require_nothing_left()
+        finally:
+            study.stop()
+        loaded = _load(study)
+        charged_s = sum(schema.read_spent(loaded.user_attrs).allocations.values())
+        log = sandbox.layout.root / "log/jobcomp.log"
+        recorded_s = wait_until(lambda: _recorded_node_s(log, len(study.jobs_that_ran())), 60)
+
+    assert len(study.drivers) == 2
+    assert abs(charged_s - recorded_s) <= 0.01 * recorded_s, (charged_s, recorded_s)
+    states = [trial.state for trial in loaded.trials]
+    assert TrialState.COMPLETE in states
+    assert TrialState.PRUNED in states
+    assert f"{charged_s / 3600:.4g} of 10 node-hours" in study.output
+
+
+def _load(study: SlurmStudy) -> optuna.Study:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{study.study_dir / 'study.db'}")
+    return optuna.load_study(study_name=study.name, storage=storage)
+
+
+def _recorded_node_s(log: Path, jobs: int) -> float | None:
+    """Of all jobs, by the record that Slurm writes when a job is over; None before all of them are."""
+    records = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in log.read_text().splitlines()]
+    if len(records) < jobs:
+        return None
+    return sum(
+        int(record["NodeCnt"])
+        * (datetime.fromisoformat(record["EndTime"]) - datetime.fromisoformat(record["StartTime"])).total_seconds()
+        for record in records
+        if record["StartTime"] != record["EndTime"]
+    )
