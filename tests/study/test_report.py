@@ -17,7 +17,7 @@ from study.report import main
 from tests.architecture.sources import REPOSITORY
 from tests.study.browser import chromium
 from tests.study.driver import WITHIN_S, clean_environment, new_workplace
-from tests.study.reporting.made_studies import SWITCH, completed, config, running, store, two_arms
+from tests.study.reporting.made_studies import SWITCH, completed, config, experiment, running, store
 from tests.waiting import wait_until
 
 # Drawing, and a browser: on a machine that is busy with other things, each takes minutes.
@@ -27,7 +27,8 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("studies")
-    two_arms(folder)
+    for name, (identity, trials) in experiment(configurations=10, seeds=1).items():
+        store(folder, name, trials, identity)
     store(folder, "running", [completed(0, 0.5), running(1)], config(SWITCH))
     store(folder, "other", [completed(0, 0.5)], config(SWITCH, study={"objective": "f1_macro"}))
     return folder
@@ -39,7 +40,7 @@ def report(folder: Path, *arguments: str) -> int:
 
 def test_a_study_that_has_trained_becomes_a_page_with_the_commit_it_ran_from(tmp_path):
     workplace = new_workplace(tmp_path)
-    assert workplace.run("--trials", "1").exit_code == 0
+    assert workplace.run("--trials", "1", within_s=800).exit_code == 0
 
     done = subprocess.run(
         [sys.executable, REPOSITORY / "study" / "report.py", "small", "--out", "r.html", "--export", "files"],

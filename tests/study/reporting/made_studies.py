@@ -168,27 +168,32 @@ def arm(name: str, trials: Sequence[FrozenTrial], policy: Mapping[str, Any] = SW
     return read_arm(study, make_url("sqlite:///study.db"))
 
 
-def two_arms(folder: Path, configurations: int = 12, seeds: int = 2) -> None:
-    """The arms `switch` and `constant` of an experiment in `folder`/runs, with all that can go wrong in one."""
+def experiment(configurations: int = 12, seeds: int = 2) -> dict[str, tuple[dict[str, Any], list[FrozenTrial]]]:
+    """The arms `switch` and `constant`, with all that can go wrong in one: each one's config and trials."""
     draws = np.random.default_rng(5)
+    arms = {}
     for name, policy, offset, wall_s in (("switch", SWITCH, -0.01, 60.0), ("constant", CONSTANT, 0.0, 100.0)):
         sizes = (32, 32, 256, 256) if policy is SWITCH else (32,)
-        trials = []
-        for number in range(configurations):
-            score = 0.75 - 0.25 * abs(np.log10(parameters(number)["learning_rate"]) + 1) / 2 + offset
-            for seed in range(seeds):
-                lost = [AttemptRow("interrupted", -9, 20.0, "the node went away"), AttemptRow("completed", 0, wall_s)]
-                trials.append(
-                    completed(
-                        number,
-                        float(np.clip(score + draws.normal(0, 0.008), 0.1, 1)),
-                        epochs=6,
-                        wall_s=wall_s * float(draws.uniform(0.9, 1.1)),
-                        sizes=sizes,
-                        attempts=lost if (number, seed) == (1, 0) else (),
-                        has_test=number == 0,
-                    )
-                )
+        lost = [AttemptRow("interrupted", -9, 20.0, "the node went away"), AttemptRow("completed", 0, wall_s)]
+        trials = [
+            completed(
+                number,
+                float(np.clip(_expected_score(number) + offset + draws.normal(0, 0.008), 0.1, 1)),
+                epochs=6,
+                wall_s=wall_s * float(draws.uniform(0.9, 1.1)),
+                sizes=sizes,
+                attempts=lost if (number, seed) == (1, 0) else (),
+                has_test=number == 0,
+            )
+            for number in range(configurations)
+            for seed in range(seeds)
+        ]
         trials += [diverged(configurations), failed(configurations + 1), running(configurations + 2)]
         trials.append(completed(configurations + 3, 0.5, stored={"classes": {"names": "broken"}}))
-        store(folder, name, trials, config(policy, study={"repeats": seeds}))
+        arms[name] = config(policy, study={"repeats": seeds}), trials
+    return arms
+
+
+def _expected_score(number: int) -> float:
+    """Best at a learning rate of 0.1."""
+    return float(0.75 - 0.25 * abs(np.log10(parameters(number)["learning_rate"]) + 1) / 2)

@@ -25,10 +25,10 @@ from tests.study.reporting.made_studies import (
     arm,
     completed,
     config,
+    experiment,
     failed,
     running,
     store,
-    two_arms,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -36,10 +36,9 @@ FIVE_MB = 5 * 10**6
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Report:
-    folder = tmp_path_factory.mktemp("made")
-    two_arms(folder)
-    return make_report(load_arms(["switch", "constant"], None, folder / "runs"), NOW)
+def report() -> Report:
+    arms = [arm(name, trials, identity["batch_policy"]) for name, (identity, trials) in experiment().items()]
+    return make_report(arms, NOW)
 
 
 def table(report: Report, key: str) -> list[dict[str, str]]:
