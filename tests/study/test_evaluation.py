@@ -164,6 +164,19 @@ def test_all_else_is_the_searchs_own_and_the_test_split_is_scored_unless_it_is_n
     assert (config.study.test_split, without.study.test_split) == (True, False)
 
 
+def test_nothing_is_pruned_enqueued_or_held_to_the_searchs_budget(tmp_path):
+    searched = ('pruner.name="median"', "enqueue=[{learning_rate=0.1}]", "budget.node_hours=0.01")
+    place = Place(tmp_path, new_plan(tmp_path, *searched))
+    source = place.search(trial(0.1, 0.5))
+
+    config, _ = place.begin(source, top=1)
+
+    assert config.pruner.name == "none"
+    assert config.enqueue == ()
+    assert config.budget.node_hours is None
+    assert config.ends_to_tell() is None
+
+
 def test_the_data_are_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = Place(tmp_path, new_plan(tmp_path, 'dataset={name="image_folder", path="mine"}', "study.cache_dir='kept'"))
