@@ -32,13 +32,13 @@ class LiveDisplay:
     def __init__(self, console: Console, name: str, epochs: int) -> None:
         self._console, self._epochs = console, epochs
         self._rows: dict[int, _Row] = {}
+        self._spent = ""
         self._progress = Progress(
             TextColumn(f"[bold]{name}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials"), TimeElapsedColumn()
         )
         self._task = self._progress.add_task(name, total=None)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
         self._started: dict[int, float] = {}
-        self._spent = ""
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()

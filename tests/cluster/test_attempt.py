@@ -291,16 +291,17 @@ def test_a_line_that_is_no_epoch_costs_neither_the_others_nor_the_end(request_wi
     assert (end.result, len(end.epochs)) == (TrialResult(Outcome.COMPLETED, 2), 2)
 
 
-def test_a_driver_that_wants_to_prune_asks_for_it_at_the_epoch_boundary(request_with):
+@pytest.mark.parametrize("outcome", [Outcome.PRUNED, Outcome.HELD])
+def test_a_driver_that_wants_to_prune_or_to_hold_asks_for_it_at_the_epoch_boundary(request_with, outcome):
     request = request_with("""
         attempt.write_communicator(REPORT)
         stop = wait_until(attempt.requested_stop, 60)
         attempt.write_result(TrialResult(stop, 5))
     """)
 
-    end = run_alone(request, Outcome.PRUNED)
+    end = run_alone(request, outcome)
 
-    assert (end.failure, end.result) == (None, TrialResult(Outcome.PRUNED, 5))
+    assert (end.failure, end.result) == (None, TrialResult(outcome, 5))
 
 
 def test_a_driver_that_wants_to_pause_gives_the_ranks_the_time_to_save(request_with):

@@ -188,16 +188,17 @@ def test_a_request_to_pause_reaches_the_ranks(work):
     assert work.end().end.result == TrialResult(Outcome.PAUSED, 0)
 
 
-def test_a_request_to_prune_reaches_the_ranks(work):
+@pytest.mark.parametrize("outcome", [Outcome.PRUNED, Outcome.HELD])
+def test_a_request_to_prune_or_to_hold_reaches_the_ranks(work, outcome):
     prunes = (
         "attempt.write_communicator(REPORT)\nattempt.write_result(TrialResult(wait_until(attempt.requested_stop), 1))"
     )
     request = work.start(7, prunes)
     wait_until(lambda: attempt_of(request).read_communicator(), WITHIN_S)
 
-    work.pool.request_stop(request, Outcome.PRUNED)
+    work.pool.request_stop(request, outcome)
 
-    assert work.end().end.result == TrialResult(Outcome.PRUNED, 1)
+    assert work.end().end.result == TrialResult(outcome, 1)
 
 
 def test_a_request_for_an_attempt_that_has_ended_does_nothing(work):

@@ -79,12 +79,13 @@ def test_at_an_epochs_end_a_newer_attempt_is_noticed_at_once(attempt):
         agreed.agree_after_epoch()
 
 
+@pytest.mark.parametrize("outcome", [Outcome.PRUNED, Outcome.HELD])
 @pytest.mark.parametrize("is_interrupted", [False, True])
-def test_a_requested_stop_ends_the_ranks_after_the_epoch_and_not_within_it(attempt, is_interrupted):
-    attempt.request_stop(Outcome.PRUNED)
+def test_a_requested_stop_ends_the_ranks_after_the_epoch_and_not_within_it(attempt, is_interrupted, outcome):
+    attempt.request_stop(outcome)
 
     assert demands(attempt).agree() is Demand.NONE
-    assert demands(attempt, is_interrupted).agree_after_epoch() is Outcome.PRUNED
+    assert demands(attempt, is_interrupted).agree_after_epoch() is outcome
 
 
 def test_only_the_first_rank_looks_at_the_disk(attempt):

@@ -113,6 +113,7 @@ def ran(tmp_path_factory, prepared) -> Iterator[dict[str, Ran]]:
     run("first", FIRST)
     run("other values", OTHER_VALUES)
     run("pruned", OTHER_VALUES, stop=Outcome.PRUNED)
+    run("held", OTHER_VALUES, stop=Outcome.HELD)
     run("diverged", DIVERGES)
     run("after all that", OTHER_VALUES)
     run("other model", OTHER_MODEL)
@@ -144,8 +145,16 @@ def test_nobody_waits_for_ranks_that_stay_to_be_gone(ran, prepared):
 def test_every_trial_ends_as_it_would_alone(ran):
     outcomes = {name: each.end.result.outcome for name, each in ran.items() if each.end.result is not None}
 
-    assert {name for name, outcome in outcomes.items() if outcome is not Outcome.COMPLETED} == {"pruned", "diverged"}
-    assert (outcomes["pruned"], outcomes["diverged"]) == (Outcome.PRUNED, Outcome.DIVERGED)
+    assert {name for name, outcome in outcomes.items() if outcome is not Outcome.COMPLETED} == {
+        "pruned",
+        "held",
+        "diverged",
+    }
+    assert [outcomes[name] for name in ("pruned", "held", "diverged")] == [
+        Outcome.PRUNED,
+        Outcome.HELD,
+        Outcome.DIVERGED,
+    ]
     assert ran["refused"].end.failure is Failure.BAD_SPEC
     assert "depth" in ran["refused"].end.reason
 
