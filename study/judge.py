@@ -67,15 +67,14 @@ class Judge:
         """
         if not self.holds_trials:
             return epochs - done
-        assert isinstance(self._pruner, RungPruner)
-        ahead = [rung for rung in self._pruner.rungs_of(0) if rung > done]
+        ahead = [rung for rung in self._rung_pruner.rungs_of(0) if rung > done]
         return (ahead[0] if ahead else epochs) - done
 
     def next_promotion(self, held: Sequence[int]) -> int | None:
         """The one of the trials that wait that goes on next; None if none is good enough yet."""
         if not held:
             return None
-        record = next_promotion(self._records(), held, self._factor)
+        record = next_promotion(self._records(), held, self._rung_pruner.factor)
         return None if record is None else record.trial
 
     def last_resort(self, held: Sequence[int]) -> int | None:
@@ -105,8 +104,7 @@ class Judge:
 
     def _rung_due(self, number: int, bracket: int, epoch: int) -> int | None:
         """The highest rung that the trial has come to and not been judged at."""
-        assert isinstance(self._pruner, RungPruner)
-        rungs = self._pruner.rungs_of(bracket)
+        rungs = self._rung_pruner.rungs_of(bracket)
         reached = sum(epoch + 1 >= epochs for epochs in rungs) - 1
         judged = max((row.rung for row in self._rows.get(number, []) if row.rung is not None), default=-1)
         return reached if reached > judged else None
@@ -114,8 +112,8 @@ class Judge:
     def _verdict_at_rung(self, record: RungRecord) -> Verdict:
         records = [*self._records(), record]
         if self.holds_trials:
-            return Verdict.GO_ON if is_promotable(records, record, self._factor) else Verdict.HOLD
-        return Verdict.GO_ON if goes_on(records, record, self._factor) else Verdict.STOP
+            return Verdict.GO_ON if is_promotable(records, record, self._rung_pruner.factor) else Verdict.HOLD
+        return Verdict.GO_ON if goes_on(records, record, self._rung_pruner.factor) else Verdict.STOP
 
     def _is_in_grace(self, epochs: Sequence[EpochMetrics]) -> bool:
         """Whether the batch size has just changed."""
@@ -140,9 +138,10 @@ class Judge:
         return max(orders, default=0) + 1
 
     @property
-    def _factor(self) -> int:
-        assert isinstance(self._pruner, RungPruner)
-        return self._pruner.factor
+    def _rung_pruner(self) -> RungPruner:
+        if not isinstance(self._pruner, RungPruner):
+            raise TypeError(f"pruner {self._pruner.name!r} has no rungs")
+        return self._pruner
 
     @property
     def _rows(self) -> dict[int, list[VerdictRow]]:

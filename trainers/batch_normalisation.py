@@ -45,12 +45,12 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if learns:
             # The kernel divides by one less than the number of pixels.
             pixels = tf.cast(tf.reduce_prod(shape[:-1]), tf.float32)
-            self._move(self.moving_mean, mean)
-            self._move(self.moving_variance, variance * (tf.maximum(pixels - 1.0, 1.0) / pixels))
+            kept = tf.convert_to_tensor(self.current_momentum)
+            new = 1.0 - kept
+            self.moving_mean.assign(self.moving_mean.value * kept + mean * new)
+            population = variance * (tf.maximum(pixels - 1.0, 1.0) / pixels)
+            self.moving_variance.assign(self.moving_variance.value * kept + population * new)
         return tf.reshape(outputs, shape) if len(inputs.shape) != _KERNEL_RANK else outputs
-
-    def _move(self, average: keras.Variable, value: tf.Tensor) -> None:
-        average.assign(average.value * self.current_momentum + value * (1.0 - self.current_momentum))
 
     def _suits_the_kernel(self, inputs: tf.Tensor) -> bool:
         rank = len(inputs.shape)

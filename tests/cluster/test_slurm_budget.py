@@ -47,7 +47,7 @@ def test_node_hours_are_those_that_slurm_has_recorded_a_killed_drivers_included(
             study.require_nothing_left()
         finally:
             study.stop()
-        loaded = _load(study)
+        loaded, output = _load(study), study.output
         charged_s = sum(schema.read_spent(loaded.user_attrs).allocations.values())
         log = sandbox.layout.root / "log/jobcomp.log"
         recorded_s = wait_until(lambda: _recorded_node_s(log, len(study.jobs_that_ran())), 60)
@@ -57,7 +57,7 @@ def test_node_hours_are_those_that_slurm_has_recorded_a_killed_drivers_included(
     states = [trial.state for trial in loaded.trials]
     assert TrialState.COMPLETE in states
     assert TrialState.PRUNED in states
-    assert f"{charged_s / 3600:.4g} of 10 node-hours" in study.output
+    assert f"{charged_s / 3600:.4g} of 10 node-hours" in output
 
 
 def _load(study: SlurmStudy) -> optuna.Study:

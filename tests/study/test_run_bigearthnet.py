@@ -48,11 +48,11 @@ def test_from_the_archive_to_the_report(version, tmp_path):
     run(*dataset, "synthesize", "--patches", "40", "--version", version, "--out", archive)
     run(*dataset, "prepare", "--archive", archive, "--version", version, "--splits", splits, "--out", shards)
     closing = run("study/run.py", *config, *(word for change in (*SMALL, *paths) for word in ("--set", change)))
-    compared = run("study/compare.py", "bigearthnet", "--runs-dir", runs)
+    compared = run("study/compare.py", "paper", "--runs-dir", runs)
 
-    [trial] = optuna.load_study(storage=f"sqlite:///{runs}/bigearthnet/study.db", study_name="bigearthnet").trials
+    [trial] = optuna.load_study(storage=f"sqlite:///{runs}/paper/study.db", study_name="paper").trials
     sizes = json.loads((shards / "manifest.json").read_text())["splits"]
-    epochs = TrialDir(runs / "bigearthnet/trials/0000").attempt(1).read_metrics()
+    epochs = TrialDir(runs / "paper/trials/0000").attempt(1).read_metrics()
     per_rank = sizes["train"]["patches"] // 2
     assert [metrics.samples for metrics in epochs] == [2 * (per_rank // 2 * 2), 2 * (per_rank // 8 * 8)]
     assert trial.user_attrs["epochs:global_batch_size"] == [4, 16]

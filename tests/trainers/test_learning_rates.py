@@ -34,7 +34,7 @@ def test_a_batch_that_grows_passes_through_the_same_curve_in_fewer_updates():
     schedule = cosine.build(4)
     small, large = (rates_of_updates(schedule, 1.0, 2, 0, updates, updates) for updates in (32, 2))
 
-    assert large.mean() == pytest.approx(small.mean(), rel=1e-3)
+    assert large.mean() == pytest.approx(small.mean(), rel=1e-2)
     assert small[0] > large[0] > large[1] > small[-1]
 
 

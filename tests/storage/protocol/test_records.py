@@ -85,7 +85,7 @@ def test_a_whole_number_will_do_for_a_float():
 
 
 def test_an_unknown_outcome_is_answered_with_the_known_ones():
-    with pytest.raises(RecordError, match="'finished'; it must be one of completed, pruned, paused, diverged"):
+    with pytest.raises(RecordError, match="'finished'; it must be one of completed, pruned, paused, held, diverged"):
         from_json(TrialResult, with_fields(RESULT, outcome="finished"))
 
 
