@@ -97,6 +97,8 @@ class ActiveTrial:
     """How many of its ends do not count against it."""
     epochs: dict[int, EpochMetrics] = field(default_factory=dict)
     """That its attempt under way has trained, as far as they are known."""
+    is_verified: bool = False
+    """Whether the attempt under way is known to train this trial's specification."""
 
     @property
     def ends_that_count(self) -> list[AttemptEnd]:
@@ -415,7 +417,7 @@ class StudyLoop:
     def _start(self, trial: ActiveTrial, worker: str) -> None:
         """Start the trial's next attempt."""
         _look_again_at_abandoned(trial)
-        trial.epochs = {}
+        trial.epochs, trial.is_verified = {}, False
         # Ranks that outlived their driver by a moment may have come to an end since.
         if self._needs_no_attempt(trial):
             return
@@ -450,15 +452,29 @@ class StudyLoop:
             self._pool.request_stop(request, Outcome.PRUNED if verdict is Verdict.STOP else Outcome.HELD)
 
     def _epochs(self, trial: ActiveTrial) -> list[EpochMetrics]:
-        """All that the trial has trained, up to the first epoch that is not known."""
-        known = {metrics.epoch: metrics for metrics in merge_epochs(trial.ends)} | trial.epochs
-        if sorted(known) != list(range(len(known))) and trial.number in self._running:
-            # What a runner tells may be lost on its way; a line on disk is not.
-            attempt = trial.directory.attempt(self._running[trial.number].attempt_number)
-            with suppress(OSError):
-                trial.epochs |= {metrics.epoch: metrics for metrics in attempt.read_metrics()}
-            known |= trial.epochs
+        """All that the trial has trained, up to the first epoch that is not known.
+
+        Without those of ranks that have not said what they train: their node may see an older folder for a while.
+        """
+        ends = [end for end in trial.ends if end.result is not None or end.communicator is not None]
+        known = {metrics.epoch: metrics for metrics in merge_epochs(ends)}
+        if trial.epochs:
+            known |= self._epochs_under_way(
+                trial, has_gap=sorted(known | trial.epochs) != [*range(len(known | trial.epochs))]
+            )
         return [known[epoch] for epoch in itertools.takewhile(known.__contains__, itertools.count())]
+
+    def _epochs_under_way(self, trial: ActiveTrial, has_gap: bool) -> dict[int, EpochMetrics]:
+        attempt = trial.directory.attempt(self._running[trial.number].attempt_number)
+        # What cannot be read now is judged by the next epoch.
+        with suppress(OSError):
+            if not trial.is_verified:
+                report = attempt.read_communicator()
+                trial.is_verified = report is not None and report.spec_sha256 in ("", trial.spec_sha256)
+            if has_gap:
+                # What a runner tells may be lost on its way; a line on disk is not.
+                trial.epochs |= {metrics.epoch: metrics for metrics in attempt.read_metrics()}
+        return trial.epochs if trial.is_verified else {}
 
     def _can_store(self) -> bool:
         """Whether the database may still be asked. What is not stored is in files."""
@@ -576,10 +592,13 @@ def _look_again_at_abandoned(trial: ActiveTrial) -> None:
 
 def _of_this_trial(end: AttemptEnd, trial: ActiveTrial) -> AttemptEnd:
     """The end, unless its ranks trained something else: a node may see an older folder for a while."""
-    if end.result is None or end.result.spec_sha256 in ("", trial.spec_sha256):
+    told = [end.result.spec_sha256] if end.result is not None else []
+    told += [end.communicator.spec_sha256] if end.communicator is not None else []
+    other = next((sha256 for sha256 in told if sha256 not in ("", trial.spec_sha256)), None)
+    if other is None:
         return end
-    reason = f"its result is of specification {end.result.spec_sha256[:12]}, not of {trial.spec_sha256[:12]}"
-    return AttemptEnd(None, Failure.INTERRUPTED, reason, end.exit_code, end.wall_s)
+    reason = f"its ranks trained specification {other[:12]}, not {trial.spec_sha256[:12]}"
+    return AttemptEnd(None, end.failure or Failure.INTERRUPTED, reason, end.exit_code, end.wall_s)
 
 
 def _recall(attempt: AttemptDir, stored: tuple[AttemptRow, ...]) -> AttemptEnd:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
@@ -113,12 +114,13 @@ def _run_trial(
         threads = configure_threads(threads_per_rank, spec.deterministic)
         number = None if own_attempt is None else own_attempt.number
         attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, number, communicator.is_first)))
-        report = communicator.report(threads)
+        spec_sha256 = communicator.broadcast(trial.spec_sha256())
+        report = dataclasses.replace(communicator.report(threads), spec_sha256=spec_sha256)
         if communicator.is_first:
             attempt.write_communicator(report)
             communicator.watchdog.publish_to(attempt.write_heartbeat)
         communicator.run_on_all_ranks(lambda: require_data_plane(report, os.environ.get(REQUIRED_BACKEND, "gloo")))
-        owner = CheckpointOwner(spec.study_uuid, communicator.broadcast(trial.spec_sha256()))
+        owner = CheckpointOwner(spec.study_uuid, spec_sha256)
         training = build_training(spec, communicator, before)
         result = train(training, attempt, owner, is_interrupted, _reporter(attempt, spec))
     except (AgreedError, SupersededError) as error:

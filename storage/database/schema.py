@@ -178,6 +178,7 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: i
     wall_s = sum(end.wall_s for end in ends)
     report = next((end.communicator for end in reversed(ends) if end.communicator is not None), None)
     facts = {} if report is None else to_plain(report)
+    facts.pop("spec_sha256", None)
     tails = [end.log_tail for end in ends if end.log_tail]
     return TrialRecord(
         outcome=outcome,

@@ -241,6 +241,8 @@ class CommunicatorReport:
     """Model and number on its node of each rank's GPU, or the empty string, in rank order."""
     threads_per_rank: int
     versions: dict[str, str]
+    spec_sha256: str = ""
+    """Of what they train, as they read it; empty in what older versions wrote."""
 
 
 @dataclass(frozen=True)

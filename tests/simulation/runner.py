@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cluster.attempt import AttemptWatch
@@ -257,7 +257,7 @@ class _Attempt:
                 self._end(Failure.UNUSABLE_ALLOCATION, "rank 1 has no GPU of its own", 3)
                 return
             self.spec = TrialDir(self.request.trial_dir, self.files).read_spec()
-            self.dir.write_communicator(REPORT)
+            self.dir.write_communicator(replace(REPORT, spec_sha256=self._owner()[1]))
             self._load()
         except OSError as error:
             self._end(Failure.UNUSABLE_ALLOCATION, f"{error}", 3)

@@ -125,12 +125,13 @@ class TrainingPool(FakePool):
 
     def _advance(self, request: AttemptRequest) -> None:
         trial = request.trial_number
+        _attempt_of(request).write_communicator(REPORT)
         outcome, left = self.asked.get(request.key, (None, 1))
         if self.ranks.is_over(trial):
             self._end(request, Outcome.COMPLETED)
         elif outcome is not None and self.is_lost_when_asked:
             epochs = tuple(_attempt_of(request).read_metrics())
-            self.tell_end(request, AttemptEnd(None, Failure.INTERRUPTED, "its node failed", 137, 36.0, epochs))
+            self.tell_end(request, AttemptEnd(None, Failure.INTERRUPTED, "its node failed", 137, 36.0, epochs, REPORT))
         elif outcome is not None and left == 0:
             self._end(request, outcome)
         else:

@@ -156,7 +156,7 @@ def test_a_result_of_another_specification_is_not_believed(study):
 
     study.run()
 
-    assert "its result is of specification ffffffffffff" in "\n".join(study.view.said)
+    assert "its ranks trained specification ffffffffffff" in "\n".join(study.view.said)
     assert study.trials[0].user_attrs["attempt_count"] == 2
 
 
