@@ -75,7 +75,8 @@ def study(tmp_path_factory) -> InterruptedStudy:
 def test_a_trial_whose_ranks_are_still_starting_can_be_paused_too(tmp_path):
     workplace = new_workplace(tmp_path, *slow_training(EPOCHS), "--trials", "1")
     with workplace.start() as driver:
-        driver.wait_for_ranks(trial=0, attempt=1)
+        # From here on they take the signal; before, in Python's own start, it ends them, and the trial starts over.
+        wait_until((workplace.trial_dir(0).attempt(1).path / "begun").exists, WITHIN_S)
         driver.signal(signal.SIGTERM)
         terminated = driver.finish()
 
