@@ -64,6 +64,11 @@ class Account:
         """Whether the rest brings one more trial to a result. See `Budget`."""
         return not self._budget.is_limited or self._budget.is_enough_for(needed_s, under_way_s, self.spent())
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether anything but the number of trials ends the study."""
+        return self._budget.is_limited
+
     def describe(self) -> str:
         return self._budget.describe(self.spent())
 

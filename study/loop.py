@@ -191,8 +191,8 @@ class StudyLoop:
         return False
 
     def describe_spent(self) -> str:
-        """What the study has cost, of what it may."""
-        return self._account.describe()
+        """What the study has cost, of what it may; empty where nothing limits it."""
+        return self._account.describe() if self._account.is_limited else ""
 
     def _look_at_budget(self) -> None:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -77,9 +78,9 @@ class EpochPruner(_Pruner):
         warmup = self.warmup_epochs or 0
         return epoch >= warmup and (epoch - warmup) % self.interval_epochs == 0
 
+    @abstractmethod
     def optuna_pruner(self) -> BasePruner:
         """Which of Optuna's own decides."""
-        raise NotImplementedError
 
 
 class MedianPruner(EpochPruner):

@@ -18,7 +18,37 @@ class SamplerError(ValueError):
     """There is no sampler of this name, or it needs a package that is not installed."""
 
 
-class RandomByTrialNumber(BaseSampler):
+class _ByParameter(BaseSampler):
+    """One that samples each parameter by itself."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+
+class _Around(BaseSampler):
+    """One that changes what another one samples."""
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self._sampler = sampler
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+
+class RandomByTrialNumber(_ByParameter):
     """Random search in which the seed, the trial's number and the parameter's name say it all.
 
     Optuna's own seeded RandomSampler starts its sequence anew in each process, so a resumed study would sample its
@@ -33,14 +63,6 @@ class RandomByTrialNumber(BaseSampler):
         """
         self._seed, self._repeats = seed, repeats
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
@@ -48,19 +70,11 @@ class RandomByTrialNumber(BaseSampler):
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
 
 
-class FixedConfigurations(BaseSampler):
+class FixedConfigurations(_ByParameter):
     """Not a search: the given configurations in turn, over and over."""
 
     def __init__(self, configurations: Sequence[Mapping[str, Any]]) -> None:
         self._configurations = configurations
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -68,14 +82,12 @@ class FixedConfigurations(BaseSampler):
         return self._configurations[trial.number % len(self._configurations)][param_name]
 
 
-class Repeating(BaseSampler):
+class Repeating(_Around):
     """Another sampler's configurations, each several times in a row."""
 
     def __init__(self, sampler: BaseSampler, repeats: int) -> None:
-        self._sampler, self._repeats = sampler, repeats
-
-    def reseed_rng(self) -> None:
-        self._sampler.reseed_rng()
+        super().__init__(sampler)
+        self._repeats = repeats
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {} if self._first(study, trial) else self._sampler.infer_relative_search_space(study, trial)
@@ -93,28 +105,18 @@ class Repeating(BaseSampler):
             return first.params[param_name]
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(study, trial)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        self._sampler.after_trial(study, trial, state, values)
-
     def _first(self, study: optuna.Study, trial: FrozenTrial) -> FrozenTrial | None:
         """The trial whose configuration this one repeats; None if it is the first itself."""
         number = trial.number - trial.number % self._repeats
         return None if number == trial.number else study.get_trials(deepcopy=False)[number]
 
 
-class EnqueuedFirst(BaseSampler):
+class EnqueuedFirst(_Around):
     """Given configurations for the first trials, by their numbers; what they leave open, and all others, is sampled."""
 
     def __init__(self, sampler: BaseSampler, configurations: Sequence[Mapping[str, Any]], repeats: int) -> None:
-        self._sampler, self._configurations, self._repeats = sampler, configurations, repeats
-
-    def reseed_rng(self) -> None:
-        self._sampler.reseed_rng()
+        super().__init__(sampler)
+        self._configurations, self._repeats = configurations, repeats
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._sampler.infer_relative_search_space(study, trial)
@@ -132,14 +134,6 @@ class EnqueuedFirst(BaseSampler):
         if param_name in given:
             return given[param_name]
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(study, trial)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        self._sampler.after_trial(study, trial, state, values)
 
     def _given(self, trial: FrozenTrial) -> Mapping[str, Any]:
         index = trial.number // self._repeats
