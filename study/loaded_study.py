@@ -22,6 +22,9 @@ from study.export_request import code_folders, request_for
 from study.finding import url_of_study
 from study.finished_trials import best_trial, record_of
 from study.model_process import require_trainers_program
+from study.reporting.curves import score_per_epoch
+from study.reporting.load import ReportError, read_arm
+from study.reporting.wording import label
 from study.seeds import derive_seed
 from study.stop_request import handlers_are_put_back
 
@@ -153,25 +156,19 @@ class LoadedStudy:
         require_trainers_program("trainers.export", request, code_folders(request))
         return Path(out)
 
-    def plot(self) -> altair.Chart:
-        """The objective of every trial over the epochs."""
-        import altair
-        import pandas
+    def plot(self) -> altair.LayerChart:
+        """The objective over the epochs, as the report has it: the best configuration, and the spread of all trials.
 
-        objective = self.study.user_attrs.get(schema.OBJECTIVE, "objective")
-        curves = [
-            {"trial": trial.number, "epoch": epoch, objective: value}
-            for trial in self.trials
-            for epoch, value in sorted(trial.intermediate_values.items())
-        ]
-        frame = pandas.DataFrame(curves, columns=["trial", "epoch", objective])
-        encoding = {
-            "x": altair.X("epoch:Q", axis=altair.Axis(tickMinStep=1)),
-            "y": altair.Y(f"{objective}:Q", title=f"validation {objective}"),
-            "color": altair.Color("trial:N"),
-            "tooltip": ["trial", "epoch", objective],
-        }
-        return altair.Chart(frame, title=self.name).mark_line(point=True).encode(**encoding)
+        Raises:
+            ReportError: No trial has finished an epoch yet.
+        """
+        import altair
+
+        arm = read_arm(self.study, self.database)
+        figure = score_per_epoch([arm], arm.objective, label(arm.objective))
+        if figure is None:
+            raise ReportError(f"no trial of study {self.name!r} has finished an epoch yet; plot it when one has.")
+        return altair.LayerChart.from_dict({**figure.for_file(), "title": self.name})
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
         record = record_of(trial)

@@ -23,6 +23,17 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
+# Each has clusters of several daemons, and kills some of them: one after the other, with two workers as with one.
+_SLURM = ("tests/cluster/", "tests/contracts/test_batch_systems.py", "tests/contracts/test_pools.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one worker: they share what its fixtures have trained."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("slurm" if file.startswith(_SLURM) else file))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A real PostgreSQL server that asks for a password."""

@@ -1,5 +1,5 @@
-"""Imports TensorFlow and Keras without what they import only because it is there: scikit-learn, for wrappers that no
-rank needs, and matplotlib, for plots. They are a fifth of what a rank imports, by time.
+"""Imports TensorFlow and Keras without what they import only because somebody has installed it: scikit-learn, for
+wrappers that no rank needs, and matplotlib, for plots. They are a fifth of what a rank imports, by time.
 """
 
 from __future__ import annotations

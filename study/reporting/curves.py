@@ -34,9 +34,9 @@ def score_per_epoch(arms: Sequence[Arm], score: str, label: str) -> Figure | Non
     """Figure 1, centre, of the paper: the best configuration, and the spread of all."""
 
     def curve(arm: Arm) -> _Curve:
-        spread = statistics.bands([_curve(trial, score) for trial in arm.trials])
+        spread = statistics.bands([_curve(arm, trial, score) for trial in arm.trials])
         best = arm.best
-        own = statistics.bands([_curve(trial, score) for trial in best.completed]) if best else []
+        own = statistics.bands([_curve(arm, trial, score) for trial in best.completed]) if best else []
         return [
             (own[e].mean if e < len(own) and own[e] is not None else None, spread[e])  # type: ignore[union-attr]
             for e in range(len(spread))
@@ -98,12 +98,14 @@ def _curve_rows(arms: Sequence[Arm], curve: Callable[[Arm], _Curve]) -> list[dic
 
 
 def _bands_of(arm: Arm, name: str) -> _Curve:
-    spread = statistics.bands([_curve(trial, name) for trial in arm.trials])
+    spread = statistics.bands([_curve(arm, trial, name) for trial in arm.trials])
     return [(band.mean if band is not None else None, band) for band in spread]
 
 
-def _curve(trial: Trial, name: str) -> Sequence[float | None]:
-    """A value for each epoch of a trial that is over."""
+def _curve(arm: Arm, trial: Trial, name: str) -> Sequence[float | None]:
+    """A value for each epoch so far. Of a trial under way only the objective is in the database."""
+    if trial.record is None and name == arm.objective:
+        return [trial.objective_by_epoch.get(e) for e in range(max(trial.objective_by_epoch, default=-1) + 1)]
     if trial.record is not None and name in trial.record.curves:
         # A finite value in every epoch is what a driver stores; who knows what else is in a database.
         return [v if v is not None and math.isfinite(v) else None for v in trial.record.curves[name]]

@@ -109,11 +109,11 @@ def test_the_table_of_trials_has_what_is_stored_of_each(study):
     assert row["node_hours"] > 0
 
 
-def test_the_curves_hold_every_epoch(study):
-    [points] = study.plot().to_dict()["datasets"].values()
+def test_the_curve_holds_every_epoch(study):
+    curve = study.plot().to_dict()["layer"][0]["data"]["values"]
 
-    assert [point["epoch"] for point in points] == list(range(EPOCHS))
-    assert points[-1]["f1_micro"] == study.best_trial.value
+    assert [point["epoch"] for point in curve] == list(range(1, EPOCHS + 1))
+    assert curve[-1]["line"] == study.best_trial.value
 
 
 def test_what_cannot_be_done_is_an_exception_of_the_projects_own(study, place, tmp_path):

@@ -125,8 +125,14 @@ def failed(number: int, reason: str = "ValueError: width=0") -> FrozenTrial:
     return create_trial(state=TrialState.FAIL, params=parameters(number), distributions=SPACE, user_attrs=attributes)
 
 
-def running(number: int) -> FrozenTrial:
-    return create_trial(state=TrialState.RUNNING, params=parameters(number), distributions=SPACE)
+def running(number: int, scores: Sequence[float] = ()) -> FrozenTrial:
+    """A trial under way, with the scores of the epochs so far."""
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=parameters(number),
+        distributions=SPACE,
+        intermediate_values=dict(enumerate(scores)),
+    )
 
 
 def class_scores(score: float) -> ClassScores:

@@ -18,6 +18,7 @@ from storage.database.schema import Opening
 from storage.protocol.codec import to_plain
 from study.reporting import page
 from study.reporting.content import Report, make_report
+from study.reporting.curves import score_per_epoch
 from study.reporting.load import load_arms
 from tests.study.reporting.made_studies import (
     CONSTANT,
@@ -158,6 +159,16 @@ def test_epochs_count_from_1_and_the_switch_lies_between_two(report):
     assert min(row["epoch"] for row in rows if "line" in row) == 1
     assert {row["epoch"] for row in rows if row.get("text") == "32 → 256"} == {2.5}
     assert "from epoch 3" in chart.caption
+
+
+def test_the_epochs_of_trials_under_way_are_drawn_already():
+    made = arm("running", [running(0, [0.2, 0.4]), running(1, [0.4])])
+
+    chart = score_per_epoch([made], "f1_micro", "F1 micro")
+
+    rows = chart.spec["layer"][0]["data"]["values"]
+    assert [(row["epoch"], row["trials"]) for row in rows] == [(1, 2), (2, 1)]
+    assert rows[0]["low"] < 0.3 < rows[0]["high"]
 
 
 def test_every_figure_is_an_svg_with_colours_and_every_table_csv_and_latex(report, tmp_path):
