@@ -141,14 +141,14 @@ def drive(
             halted the study. The same call goes on once it is put right.
     """
     say = noting_on(console)
-    notifier = Notifier.from_environment(plan.config.ends_to_tell(), os.environ, say)
-    _warn_of_insecurity(plan, say)
-    check_complete(plan.site)
-    # Before the preflight, which takes longer and has no use for the password.
-    check_connection(plan.database)
-    preflight.check(plan, say)
-    with _optuna_is_silent():
-        return _drive(plan, console, say, notifier, adopt, retry_failed_trials, attributes or {})
+    with Notifier.from_environment(plan.config.ends_to_tell(), os.environ, say) as notifier:
+        _warn_of_insecurity(plan, say)
+        check_complete(plan.site)
+        # Before the preflight, which takes longer and has no use for the password.
+        check_connection(plan.database)
+        preflight.check(plan, say)
+        with _optuna_is_silent():
+            return _drive(plan, console, say, notifier, adopt, retry_failed_trials, attributes or {})
 
 
 def _drive(

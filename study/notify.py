@@ -1,7 +1,7 @@
 """Tells people how a study ended, by the services that apprise knows: `[notify]` in a config.
 
-The services' URLs hold credentials. They come from the environment, are taken out of it before any other process
-starts, and stand in no message, log or command line. Sending is a process of its own that has so many seconds:
+The services' URLs hold credentials. They come from the environment, which lacks them while a study runs, so that no
+other process inherits them, and stand in no message, log or command line. Sending is a process of its own that has so many seconds:
 whatever becomes of it, the study ends as it would have.
 """
 
@@ -58,16 +58,26 @@ class Notifier:
     say: Callable[[str], None]
 
     @classmethod
+    @contextmanager
     def from_environment(
         cls, ends: Sequence[StudyEnd] | None, environment: MutableMapping[str, str], say: Callable[[str], None]
-    ) -> Notifier:
-        """The services that the environment names, which forgets them.
+    ) -> Iterator[Notifier]:
+        """The services that the environment names. In the block, it does not name them.
 
         Args:
             ends: What the config asks for; None where it says nothing of notifications.
             say: Told what will keep people from being told.
         """
-        urls = tuple(environment.pop(NOTIFY_URLS, "").split())
+        named = environment.pop(NOTIFY_URLS, None)
+        try:
+            yield cls._checked(tuple((named or "").split()), ends, say)
+        finally:
+            # A Python program may run one study after another.
+            if named is not None:
+                environment[NOTIFY_URLS] = named
+
+    @classmethod
+    def _checked(cls, urls: tuple[str, ...], ends: Sequence[StudyEnd] | None, say: Callable[[str], None]) -> Notifier:
         if ends is not None and not urls:
             say(f"[notify] is in the config and {NOTIFY_URLS} is not set, so nobody will be told of the study's end")
         notifier = cls(urls, frozenset(StudyEnd if ends is None else ends) if urls else frozenset(), say)

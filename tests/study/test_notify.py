@@ -69,7 +69,8 @@ class Study:
         self.said: list[str] = []
         self.environment = {NOTIFY_URLS: urls} if urls else {}
         self.plan, self.stop = new_plan(folder), FakeStop()
-        self.notifier = Notifier.from_environment(ends, self.environment, self.said.append)
+        with Notifier.from_environment(ends, self.environment, self.said.append) as self.notifier:
+            self.environment_in_the_block = dict(self.environment)
 
     def end(self, error: Exception | None = None) -> None:
         with self.notifier.tells_ends_of(self.plan, self.stop, list):
@@ -149,10 +150,12 @@ def test_a_url_that_apprise_cannot_use_is_told_at_the_start_without_its_words(tm
     assert study.said == [f"{NOTIFY_URLS}: URL 1, 2 of 3 is none that apprise can use"]
 
 
-def test_the_environment_forgets_the_urls_before_other_processes_inherit_it(tmp_path):
-    study = Study(tmp_path, f"json://{SECRET}@127.0.0.1:1")
+def test_the_environment_lacks_the_urls_while_other_processes_inherit_it_and_has_them_for_the_next_study(tmp_path):
+    url = f"json://{SECRET}@127.0.0.1:1"
+    study = Study(tmp_path, url)
 
-    assert study.environment == {}
+    assert study.environment_in_the_block == {}
+    assert study.environment == {NOTIFY_URLS: url}
 
 
 def test_a_config_that_wants_notifications_without_anybody_to_tell_is_told_once(tmp_path):
