@@ -1,4 +1,4 @@
-"""What a study may cost: node-hours, time and a last moment, beside its number of trials. Pure."""
+"""What a study may cost: node-hours, time, a last moment, and trials in vain, beside their number. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:\s*(\d+(?:\.\d+)?)\s*([dhms]))+\s*")
@@ -50,6 +50,16 @@ class BudgetSettings(BaseModel):
     """For which drivers have run the study, all in all."""
     until: datetime | None = None
     """By the driver's clock; where it says no time zone, in the driver's."""
+    stagnant_trials: int | None = Field(default=None, ge=1)
+    """Completed trials without a better score, after which no new one begins."""
+    noise: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """By how much a score must exceed the best one to be better: what two seeds of one configuration differ by."""
+
+    @model_validator(mode="after")
+    def _noise_has_a_use(self) -> BudgetSettings:
+        if self.noise and self.stagnant_trials is None:
+            raise ValueError("noise says what counts for stagnant_trials, which is not set; set it, too")
+        return self
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
     table.add_row("sampler", f"{sampler}; seed {config.study.seed}")
     pruner = config.pruner.resolved(config.training.epochs).model_dump(mode="json", exclude_none=True)
     table.add_row("pruner", escape(", ".join(f"{name}={value}" for name, value in pruner.items())))
-    if budget := config.budget.model_dump(mode="json", exclude_none=True):
+    if budget := config.budget.model_dump(mode="json", exclude_defaults=True):
         table.add_row("budget", escape(", ".join(f"{name}={value}" for name, value in budget.items())))
     table.add_row("database", public_url(plan.database))
     table.add_row("rank command", shlex.join(rank_command(request)))

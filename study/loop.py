@@ -28,6 +28,7 @@ from study.halving import Verdict
 from study.judge import Judge
 from study.ledger import DatabaseLostError, Ledger, TrialRow
 from study.plan import StudyPlan
+from study.stagnation import stagnation
 from study.transitions import Halt, Hold, Tell, Transition, TryAgain, next_transition, pruned
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class StudyLoop:
         self._unaffordable: dict[int, ActiveTrial] = {}
         """Unfinished trials that the rest of the budget does not bring to a result."""
         self._is_beyond_budget = False
+        self._is_stagnant = False
         self._has_met = False
         self._failed_allocations = 0
         self._failures_of_worker: Counter[str] = Counter()
@@ -280,7 +282,7 @@ class StudyLoop:
 
     def _find_trials(self) -> None:
         """Trials to fill the slots with: those that an earlier driver left behind, then new ones."""
-        total = self._plan.config.study.total_trials
+        total = self._total()
         self._is_beyond_budget = False
         unaffordable, self._unaffordable = self._unaffordable, {}
         for trial in unaffordable.values():
@@ -303,6 +305,17 @@ class StudyLoop:
             trial = self._adopt(row)
             if not self._needs_no_attempt(trial):
                 self._admit(trial)
+
+    def _total(self) -> int:
+        """Trials of the study; no more than there are already, if those have long found nothing better."""
+        total, budget = self._plan.config.study.total_trials, self._plan.config.budget
+        if budget.stagnant_trials is None or not (why := stagnation(self._ledger.trials(), budget)):
+            return total
+        _, started = self._ledger.counts()
+        if started < total and not self._is_stagnant:
+            self._view.notice(f"{why}: no further trial begins. A larger budget.stagnant_trials goes on.")
+        self._is_stagnant = True
+        return min(started, total)
 
     def _admit(self, trial: ActiveTrial) -> None:
         if self._can_afford(len(self._epochs(trial))):

@@ -29,7 +29,17 @@ _ROOT = Path(__file__).resolve().parent.parent
 _TRAINERS = _ROOT / "trainers"
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Of a specification: what makes no difference to model, optimizer, data set and step.
-_NOT_BUILT = ("seed", "epochs", "objective", "objective_epoch", "patience", "test_split")
+_NOT_BUILT = (
+    "study_name",
+    "seed",
+    "epochs",
+    "objective",
+    "objective_epoch",
+    "patience",
+    "test_split",
+    "cache_dir",
+    "checkpoint_every_epochs",
+)
 # TensorFlow's start on a busy login node, the decoding of a data set that no trial has used yet, and a step.
 _WITHIN_S = 3600
 

@@ -27,6 +27,7 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 _SLURM = ("tests/cluster/", "tests/contracts/test_batch_systems.py", "tests/contracts/test_pools.py")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one worker: they share what its fixtures have trained."""
     for item in items:

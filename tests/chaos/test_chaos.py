@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.chaos.study_under_fire import StudyUnderFire, place
 
-TRIALS, EPOCHS, KILLS = 2, 60, 4
+TRIALS, EPOCHS, KILLS = 2, 60, 3
 
 
 def test_a_study_whose_processes_are_killed_ends_as_one_that_was_left_alone(tmp_path):

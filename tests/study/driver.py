@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,7 +198,16 @@ class RunningDriver:
 def new_workplace(folder: Path, *options: str, ranks: int = 1) -> Workplace:
     write_config(folder)
     write_site(folder, ranks)
+    cache = folder / "runs" / "cache"
+    cache.mkdir(parents=True)
+    (cache / "preflight").symlink_to(_shared_preflight().name)
     return Workplace(folder, options)
+
+
+@functools.cache
+def _shared_preflight() -> tempfile.TemporaryDirectory[str]:
+    """What one study of a session has built, the others need not build again: it takes TensorFlow seconds."""
+    return tempfile.TemporaryDirectory(prefix="switchyard-tests-preflight-")
 
 
 def new_workplace_on(disk: SmallDisk, *options: str) -> Workplace:

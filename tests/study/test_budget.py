@@ -42,7 +42,12 @@ def test_a_time_is_written_with_its_units(text, seconds):
         ("budget.node_hours=inf", "budget.node_hours"),
         ("budget.node_hours=-2", "budget.node_hours"),
         ("budget.until=soon", "budget.until"),
-        ("budget.nodehours=2", "budget.nodehours is an unknown key; valid keys are node_hours, wall, until."),
+        (
+            "budget.nodehours=2",
+            "budget.nodehours is an unknown key; valid keys are node_hours, wall, until, stagnant_trials, noise.",
+        ),
+        ("budget.stagnant_trials=0", "budget.stagnant_trials"),
+        ("budget.noise=0.01", "noise says what counts for stagnant_trials, which is not set"),
         ("budget=3", "budget must be a table"),
     ],
 )

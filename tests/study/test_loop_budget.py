@@ -129,3 +129,19 @@ def test_trials_that_are_held_stay_so_at_the_end_of_a_budget_and_are_promoted_wi
     more.drive()
 
     assert sorted(more.states) == sorted("CCPPPP")
+
+
+def test_a_search_that_finds_nothing_better_begins_no_further_trial_and_goes_on_with_more_patience(tmp_path):
+    study = new_study(tmp_path, "study.trials=12", "budget.stagnant_trials=3")
+
+    study.drive()
+
+    # The first one is better than none; three more are as good.
+    assert study.states == "C" * 4
+    said = [text for text in study.view.said if "no further trial" in text]
+    assert said == [
+        "note: the last 3 completed trials have not raised the best score, 0.5000: no further trial begins. "
+        "A larger budget.stagnant_trials goes on."
+    ]
+    with_budget(study, "study.trials=12", "budget.stagnant_trials=5").drive()
+    assert study.states == "C" * 6
