@@ -1,8 +1,8 @@
 """Tells people how a study ended, by the services that apprise knows: `[notify]` in a config.
 
 The services' URLs hold credentials. They come from the environment, which lacks them while a study runs, so that no
-other process inherits them, and stand in no message, log or command line. Sending is a process of its own that has so many seconds:
-whatever becomes of it, the study ends as it would have.
+other process inherits them, and stand in no message, log or command line. Sending is a process of its own that has so
+many seconds: whatever becomes of it, the study ends as it would have.
 """
 
 from __future__ import annotations
