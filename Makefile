@@ -24,7 +24,7 @@ study: env ## Run or resume a study, the demo by default. [ARGS="--config study/
 	.venv/bin/python study/run.py $(ARGS)
 
 test: lint ## Check the style, then run all tests. [ARGS="tests/storage -x"]
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 $(ARGS)
 
 bench: env ## Print the table of docs/benchmarks.md for this machine.
 	.venv/bin/python -m tests.bench $(ARGS)

@@ -23,16 +23,22 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
-# Each has clusters of several daemons, and kills some of them: one after the other, with two workers as with one.
-_SLURM = ("tests/cluster/", "tests/contracts/test_batch_systems.py", "tests/contracts/test_pools.py")
+# Each has clusters of several daemons and kills some of them, so they run one after the other.
+_SLURM = ("tests/cluster/test_sandbox", "tests/cluster/test_slurm", "tests/contracts/test_pools")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Keep the tests of a file in one worker: they share what its fixtures have trained."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("slurm" if file.startswith(_SLURM) else file))
+    # Imported here: pytest itself does not need it.
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "slurm" if file.startswith(_SLURM) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
