@@ -24,7 +24,12 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 
 # Each has clusters of several daemons and kills some of them, so they run one after the other.
-_SLURM = ("tests/cluster/test_sandbox", "tests/cluster/test_slurm", "tests/contracts/test_pools")
+_SLURM = (
+    "tests/cluster/test_sandbox",
+    "tests/cluster/test_slurm",
+    "tests/contracts/test_batch_systems",
+    "tests/contracts/test_pools",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
