@@ -43,6 +43,7 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
     from study.reporting.destinations import check_file
     from study.reporting.load import load_arms
     from study.reporting.panels import SUFFIXES, write_panels
+    from study.reporting.summary import pareto_front
     from study.reporting.verdict import verdict
 
     if arguments.figure:
@@ -56,6 +57,8 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
             console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(side_by_side.by_study(arms, comparisons).rich())
     console.print(side_by_side.by_configuration(arms).rich())
+    if (front := pareto_front(arms)) is not None:
+        console.print(front.rich())
     for comparison in comparisons:
         if comparison.pairs:
             console.print(side_by_side.differences(comparison).rich())

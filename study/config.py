@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.overrides import OverrideError, apply_override, set_value
 from cluster.toml_tables import TablesError, check_tables, parse_toml
@@ -17,6 +17,7 @@ from storage.protocol.records import KINDS, SCORES, ComponentSpec, MovingStatist
 from study import catalog
 from study.budget import BudgetSettings
 from study.notify import StudyEnd
+from study.objectives import FURTHER_OBJECTIVES, Constraint, Objective
 from study.pruners import PRUNERS, NoPruner, PrunerError, PrunerTable
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
@@ -41,7 +42,13 @@ class StudySettings(_Table):
     repeats: int = Field(default=1, ge=1)
     """Trials of each configuration, one after the other, each with a seed of its own."""
     objective: Literal[SCORES] = "f1_micro"  # type: ignore[valid-type]  # the names are in one place
-    """Validation score, maximised."""
+    """Validation score, maximised. Pruners, the best epoch and the best trial go by it alone."""
+    objectives: tuple[str, ...] = ()
+    """Several, the objective first; then scores, and with a minus before it what is to be low: node_hours, wall_s,
+    val_loss."""
+    constraint: str | None = None
+    """What a trial must keep to, such as node_hours <= 40: a trial that breaks it is not the best one. Samplers that
+    learn keep away from it."""
     objective_epoch: ObjectiveEpoch = ObjectiveEpoch.LAST
     """The epoch whose score is a trial's value and whose weights are its network: the last one or the best one. The
     best of many scores is chosen by the validation split, and lies above what a test split would give."""
@@ -63,9 +70,45 @@ class StudySettings(_Table):
     interruption_retries: int = Field(default=2, ge=0)
     """Interruptions in a row without a further epoch, per trial, before the one that gives it up."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _the_first_is_the_objective(cls, tables: Any) -> Any:
+        if not isinstance(tables, dict) or not isinstance(objectives := tables.get("objectives"), list | tuple):
+            return tables
+        return {"objective": objectives[0], **tables} if objectives else tables
+
+    @model_validator(mode="after")
+    def _objectives_and_constraint_are_known(self) -> StudySettings:
+        first, *further = self.objectives or (self.objective,)
+        if first != self.objective:
+            raise ValueError(f"objectives begin with {first!r}, and objective={self.objective!r}; leave objective out")
+        if unknown := [name for name in further if name not in FURTHER_OBJECTIVES]:
+            raise ValueError(
+                f"objectives: {unknown[0]!r} cannot stand beside {first!r}; it must be one of "
+                f"{', '.join(FURTHER_OBJECTIVES)}"
+            )
+        if len({name.removeprefix("-") for name in self.objectives}) < len(self.objectives):
+            raise ValueError(f"objectives name one thing twice: {', '.join(self.objectives)}")
+        if self.constraint is not None:
+            try:
+                Constraint.parse(self.constraint)
+            except ValueError as error:
+                raise ValueError(f"constraint={self.constraint!r}: {error}") from error
+        return self
+
     @property
     def total_trials(self) -> int:
         return self.trials * self.repeats
+
+    @property
+    def limit(self) -> Constraint | None:
+        """The constraint, read."""
+        return None if self.constraint is None else Constraint.parse(self.constraint)
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """All that is optimised, the objective first."""
+        return tuple(Objective.parse(name) for name in self.objectives or (self.objective,))
 
 
 class TrainingSettings(_Table):
@@ -207,11 +250,23 @@ class StudyConfig(_Table):
         }
 
 
-_IDENTITY_OF_STUDY = {"objective", "objective_epoch", "sampler", "seed", "repeats", "configurations", "test_split"}
+_IDENTITY_OF_STUDY = {
+    "objective",
+    "objectives",
+    "constraint",
+    "objective_epoch",
+    "sampler",
+    "seed",
+    "repeats",
+    "configurations",
+    "test_split",
+}
 
 
 def _defaults_of(table: type[BaseModel]) -> dict[str, Any]:
-    return {name: field.default for name, field in table.model_fields.items() if not field.is_required()}
+    # As JSON has them, which knows no tuples.
+    defaults = {name: field.default for name, field in table.model_fields.items() if not field.is_required()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 
 def load_config(path: Path, overrides: list[str]) -> StudyConfig:

@@ -94,7 +94,7 @@ def make_plan(
     """
     overrides = [*site_overrides, *([] if jobs is None else [f"max_concurrent_trials={jobs}"])]
     profile = load_site(str(site), overrides)
-    check_sampler(config.study.sampler)
+    check_sampler(config.study)
     return StudyPlan.make(config, profile, available_cores(), parse_public_url(*_storage_url(config, storage)))
 
 
@@ -187,7 +187,8 @@ def _drive(
             study,
             storage,
             plan.config.search_space,
-            settings.objective,
+            settings.goals,
+            settings.limit,
             ThreadedCalls(),
             lease,
             SYSTEM_CLOCK,
@@ -204,7 +205,7 @@ def _drive(
                 loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK)
                 loop.run()
             trials = ledger.trials()
-            console.print(closing_table(plan.name, trials, public_url(url), loop.describe_spent()))
+            console.print(closing_table(plan.name, trials, public_url(url), loop.describe_spent(), settings.goals))
         except DatabaseLostError as error:
             # Whoever wants an end does not wait for the database, and has asked for no table.
             if not stop.is_requested():

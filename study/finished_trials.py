@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from storage.database.schema import TrialRecord
+from study.objectives import keeps_to_constraints
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord | None:
@@ -15,8 +16,12 @@ def record_of(trial: FrozenTrial) -> TrialRecord | None:
 
 
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial of the highest value that did not diverge; None if there is none."""
-    return max(completed_trials(trials), key=lambda trial: trial.values[0], default=None)
+    """The complete trial of the highest value that did not diverge and keeps to the study's constraint.
+
+    None if there is none. With several objectives, the first one counts.
+    """
+    eligible = [trial for trial in completed_trials(trials) if keeps_to_constraints(trial)]
+    return max(eligible, key=lambda trial: trial.values[0], default=None)
 
 
 def completed_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import optuna
 import tenacity
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,6 +28,7 @@ from storage.protocol.attempts import AttemptEnd, merge_epochs
 from storage.protocol.clock import Clock
 from storage.protocol.codec import to_plain
 from storage.protocol.records import EpochMetrics
+from study.objectives import Constraint, Objective
 from study.search_space import SearchSpace
 from study.transitions import Tell
 
@@ -63,12 +65,25 @@ class TrialRow:
     """How many attempts, from the first one, do not count against it."""
 
 
+class _FirstObjective:
+    """A study of several objectives as one of its first, which is all that Optuna's pruners ask of a study."""
+
+    direction = StudyDirection.MAXIMIZE
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def get_trials(self, **options: Any) -> list[FrozenTrial]:
+        return self._study.get_trials(**options)
+
+
 class Ledger:
     """One study's rows.
 
     Args:
         search_space: What a trial samples.
-        objective: Of SCORES: what is stored of each epoch as the trial's intermediate value.
+        objectives: What a trial is told with; the first one, of each epoch, is the trial's intermediate value.
+        constraint: What trials must keep to. By how much one breaks it is where samplers and dashboard look for it.
         notice: Told what a person should know while the database is waited for.
         is_hurried: Whether a person wants an end, which no waiting should delay.
         pause: Waits for so many seconds, or less when `is_hurried` becomes true.
@@ -79,7 +94,8 @@ class Ledger:
         study: optuna.Study,
         storage: BaseStorage,
         search_space: SearchSpace,
-        objective: str,
+        objectives: Sequence[Objective],
+        constraint: Constraint | None,
         calls: DatabaseCalls,
         lease: Lease,
         clock: Clock,
@@ -87,7 +103,8 @@ class Ledger:
         is_hurried: Callable[[], bool],
         pause: Callable[[float], None],
     ) -> None:
-        self._study, self._search_space, self._objective = study, search_space, objective
+        self._study, self._search_space, self._objectives = study, search_space, objectives
+        self._objective, self._constraint = objectives[0].name, constraint
         self._calls, self._lease, self._clock = calls, lease, clock
         self._notice, self._is_hurried, self._pause = notice, is_hurried, pause
         # Optuna's own storage interface: a Trial object cannot overwrite an epoch that a lost attempt had reported.
@@ -165,7 +182,8 @@ class Ledger:
         """What one of Optuna's pruners says of a trial that has come so far."""
         values = {metrics.epoch: metrics.score(self._objective) for metrics in epochs}
         trial = create_trial(state=TrialState.RUNNING, intermediate_values=values)
-        return self.with_retries(lambda: pruner.prune(self._study, trial))
+        study = self._study if len(self._objectives) == 1 else cast("optuna.Study", _FirstObjective(self._study))
+        return self.with_retries(lambda: pruner.prune(study, trial))
 
     def forgive(self, number: int, ends: Sequence[AttemptEnd]) -> None:
         """Give a trial all of its attempts anew: what made these fail was not the trial."""
@@ -185,9 +203,15 @@ class Ledger:
             if stored.get(metrics.epoch) != metrics.score(self._objective):
                 self.record_epoch(number, metrics)
         self.record_attempts(number, ends)
-        self._set_attributes(number, schema.trial_record(tell.outcome, tell.reason, ends, nodes).attributes())
+        record = schema.trial_record(tell.outcome, tell.reason, ends, nodes)
+        self._set_attributes(number, record.attributes())
+        values = None
+        if tell.value is not None:
+            values = [tell.value, *(objective.value_of(record) for objective in self._objectives[1:])]
+        if self._constraint is not None:
+            self._note_constraint(number, self._constraint, record)
         # The trial is frozen by it, so it comes last.
-        self._write(lambda: self._study.tell(number, tell.value, state=tell.state, skip_if_finished=True))
+        self._write(lambda: self._study.tell(number, values, state=tell.state, skip_if_finished=True))
 
     def with_retries(self, action: Callable[[], Result]) -> Result:
         """Run a database action that may be repeated, until the database answers.
@@ -252,6 +276,15 @@ class Ledger:
             tuple(schema.read_attempts(attributes)),
             attributes.get(schema.FORGIVEN_ATTEMPTS, 0),
         )
+
+    def _note_constraint(self, number: int, constraint: Constraint, record: schema.TrialRecord) -> None:
+        def note() -> None:
+            trial = optuna.trial.Trial(self._study, self._id(number))
+            # Written once; a repetition finds it.
+            if constraint.text not in self._storage.get_trial(self._id(number)).constraints:
+                trial.set_constraint(constraint.text, constraint.violation(record))
+
+        self._write_to_trial(number, note)
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

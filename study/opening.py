@@ -53,7 +53,8 @@ def open_study(
     """
     name, identity = plan.name, plan.identity()
     if name not in optuna.get_all_study_names(storage):
-        optuna.create_study(storage=storage, study_name=name, direction=StudyDirection.MAXIMIZE)
+        directions = [goal.direction for goal in plan.config.study.goals]
+        optuna.create_study(storage=storage, study_name=name, directions=directions)
     study = optuna.load_study(storage=storage, study_name=name)
     if _is_blank(study):
         # New, or its driver died before this line.
@@ -61,7 +62,7 @@ def open_study(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # What the dashboard would call "Objective 0".
-            study.set_metric_names([identity["study"]["objective"]])
+            study.set_metric_names([goal.name for goal in plan.config.study.goals])
         for key, value in (attributes or {}).items():
             study.set_user_attr(key, value)
         study.set_user_attr(schema.FULL_CONFIG, plan.full_config())
@@ -232,7 +233,7 @@ def _trial_numbers(folder: Path, files: FileSystem) -> list[int]:
 
 def _is_blank(study: optuna.Study) -> bool:
     """Whether nothing says that the study is somebody else's."""
-    is_ours_by_its_direction = study.directions == [StudyDirection.MAXIMIZE]
+    is_ours_by_its_direction = study.directions[0] is StudyDirection.MAXIMIZE
     return (
         is_ours_by_its_direction
         and schema.STUDY_CONFIG not in study.user_attrs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -140,6 +140,45 @@ class EnqueuedFirst(_Around):
         return self._configurations[index] if index < len(self._configurations) else {}
 
 
+class WithoutPruned(_Around):
+    """Another sampler, which learns from complete trials alone.
+
+    Optuna's TPE ranks pruned trials by their last epoch, and asks for the one direction of the study to do it: with
+    several objectives that is an error (optuna issue 3450).
+    """
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(_without_pruned(study), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(_without_pruned(study), trial, param_name, param_distribution)
+
+
+class _UnprunedStudy:
+    """A study as a sampler sees it: everything but its pruned trials."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def _get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
+        trials = self._study._get_trials(*arguments, **options)
+        return [trial for trial in trials if trial.state is not TrialState.PRUNED]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+
+def _without_pruned(study: optuna.Study) -> optuna.Study:
+    return cast("optuna.Study", _UnprunedStudy(study))
+
+
 def _gp(seed: int) -> BaseSampler:
     try:
         import torch  # noqa: F401
@@ -159,15 +198,22 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True),
 }
+OF_ONE_OBJECTIVE = ("cmaes",)
 
 
-def check_sampler(name: str) -> None:
-    """Raise what `build_sampler` would, before there is a study.
+def check_sampler(settings: StudySettings) -> None:
+    """Raise what `sampler_of` would, before there is a study.
 
     Raises:
-        SamplerError: There is none of this name, or it lacks a package.
+        SamplerError: There is none of this name, it lacks a package, or it cannot do what the study asks for.
     """
-    build_sampler(name, seed=0, finished_trials=0)
+    build_sampler(settings.sampler, seed=0, finished_trials=0)
+    if len(settings.goals) > 1 and settings.sampler in OF_ONE_OBJECTIVE:
+        raise SamplerError(
+            f"study.sampler={settings.sampler!r} has one objective only, and study.objectives names "
+            f"{', '.join(settings.objectives)}; choose one of "
+            f"{', '.join(name for name in SAMPLERS if name not in OF_ONE_OBJECTIVE)}."
+        )
 
 
 def sampler_of(settings: StudySettings, finished_trials: int, enqueue: Sequence[Mapping[str, Any]] = ()) -> BaseSampler:
@@ -183,6 +229,7 @@ def sampler_of(settings: StudySettings, finished_trials: int, enqueue: Sequence[
         sampler = RandomByTrialNumber(settings.seed, settings.repeats)
     else:
         sampler = build_sampler(settings.sampler, settings.seed, finished_trials)
+        sampler = sampler if len(settings.goals) == 1 else WithoutPruned(sampler)
         sampler = sampler if settings.repeats == 1 else Repeating(sampler, settings.repeats)
     return EnqueuedFirst(sampler, enqueue, settings.repeats) if enqueue else sampler
 

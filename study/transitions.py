@@ -10,10 +10,9 @@ from optuna.trial import TrialState
 from storage.protocol.attempts import AttemptEnd, Failure, counted_epoch, merge_epochs
 from storage.protocol.records import Outcome, TrialResult
 from study.halving import Verdict
+from study.objectives import VALUE_OF_DIVERGED
 
 MAX_PAUSES_WITHOUT_PROGRESS = 5
-# A network whose weights are not finite predicts no class at all: its F1 is 0, and samplers learn from it.
-VALUE_OF_DIVERGED = 0.0
 
 
 @dataclass(frozen=True)

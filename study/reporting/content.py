@@ -111,8 +111,14 @@ def _notices(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> list[str
 
 
 def _summary(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> Section:
-    made = [summary.table_1(arms, comparisons), summary.best_scores(arms), summary.test_scores(arms)]
-    return Section("summary", "The paper's table 1, and ours", tables=_present(made))
+    made = [
+        summary.table_1(arms, comparisons),
+        summary.best_scores(arms),
+        summary.pareto_front(arms),
+        summary.test_scores(arms),
+    ]
+    fronts = [figures.pareto_front(arm) for arm in arms]
+    return Section("summary", "The paper's table 1, and ours", figures=_present(fronts), tables=_present(made))
 
 
 def _training(arms: Sequence[Arm], objective: str) -> Section:

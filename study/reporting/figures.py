@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from study.reporting import statistics
@@ -9,7 +10,7 @@ from study.reporting.chart import COLOURS, INK, MUTED, Figure, arm_colour, arm_s
 from study.reporting.compare_arms import Comparison
 from study.reporting.load import Arm
 from study.reporting.statistics import Correlation
-from study.reporting.wording import label_of, with_interval
+from study.reporting.wording import label, label_of, with_interval
 
 _MAX_LABELS = 50
 MAX_CONFUSED = 60
@@ -90,6 +91,47 @@ def ranks(comparison: Comparison, score: str, label: str) -> Figure | None:
         f"ranks-{comparison.other.name}",
         "Ranks of the configurations",
         f"By {label}; 1 is the best. On the dashed line both arms agree.{said}",
+        finish(chart),
+    )
+
+
+def pareto_front(arm: Arm) -> Figure | None:
+    """Every completed trial by the first two objectives; a line through those that none is better than."""
+    import altair as alt
+
+    front = {trial.number for trial in arm.front}
+    if not front:
+        return None
+    first, second = arm.objectives[:2]
+    rows = [
+        {
+            "trial": trial.number,
+            "first": trial.values[0],
+            "second": trial.values[1],
+            "is": "Pareto front" if trial.number in front else "other trials",
+        }
+        for trial in arm.completed
+        if len(trial.values) > 1 and math.isfinite(trial.values[1])
+    ]
+    kinds = ["Pareto front", "other trials"]
+    x = alt.X("second:Q", title=label(second.name), scale=alt.Scale(zero=False, nice=True))
+    y = alt.Y("first:Q", title=label(first.name), scale=alt.Scale(zero=False, nice=True))
+    colour = alt.Color("is:N", title=None, scale=alt.Scale(domain=kinds, range=[COLOURS[1], MUTED]))
+    tooltip = [
+        "trial:Q",
+        alt.Tooltip("first:Q", title=label(first.name)),
+        alt.Tooltip("second:Q", title=label(second.name)),
+    ]
+    chart = alt.layer(
+        alt.Chart(data([row for row in rows if row["is"] == kinds[0]]))
+        .mark_line(color=COLOURS[1], opacity=0.5)
+        .encode(x=x, y=y),
+        alt.Chart(data(rows)).mark_point(filled=True, size=60).encode(x=x, y=y, color=colour, tooltip=tooltip),
+    )
+    return Figure(
+        f"pareto-front-{arm.name}",
+        f"Pareto front of {arm.name}",
+        f"Every completed trial. The front is that of all {len(arm.objectives)} objectives.",
         finish(chart),
     )
 

@@ -23,6 +23,7 @@ from storage.database.endpoint import as_storage_errors, open_existing_study, pa
 from storage.database.schema import AttemptRow, Opening, TrialRecord
 from storage.protocol.codec import RecordError, from_plain
 from storage.protocol.records import ClassScores, Outcome, SplitScores
+from study.objectives import Objective, keeps_to_constraints, pareto_front
 
 DEFAULT_OBJECTIVE = "f1_micro"
 
@@ -42,6 +43,9 @@ class Trial:
     distributions: Mapping[str, BaseDistribution]
     value: float | None
     """The objective; 0 of a trial that diverged."""
+    values: tuple[float, ...] = ()
+    """Of all objectives, that one first."""
+    keeps_to_constraint: bool = True
     record: TrialRecord | None = None
     """None of a trial that is not over, or whose rows are malformed."""
     classes: ClassScores | None = None
@@ -99,6 +103,11 @@ class Configuration:
     @property
     def completed(self) -> tuple[Trial, ...]:
         return tuple(trial for trial in self.trials if trial.is_completed)
+
+    @property
+    def keeps_to_constraint(self) -> bool:
+        """Whether all of its completed trials do."""
+        return all(trial.keeps_to_constraint for trial in self.completed)
 
     def scores(self, name: str) -> list[float]:
         """A validation score of each completed trial that has it."""
@@ -166,14 +175,28 @@ class Arm:
 
     @cached_property
     def best(self) -> Configuration | None:
-        """The configuration with the highest mean objective over its completed trials."""
-        scored = [c for c in self.configurations if c.mean(self.objective) is not None]
+        """The configuration with the highest mean objective over its completed trials that keeps to the constraint."""
+        scored = [c for c in self.configurations if c.keeps_to_constraint and c.mean(self.objective) is not None]
         return max(scored, key=lambda c: c.mean(self.objective) or 0.0, default=None)
 
     @property
     def objective_epoch(self) -> str:
         """Which epoch's score counts: last or best. Older studies knew the last one only."""
         return str(_table(self.config, "study").get("objective_epoch", "last"))
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """All that it optimises, `objective` first."""
+        named = _table(self.config, "study").get("objectives") or [self.objective]
+        return tuple(Objective.parse(str(name)) for name in named)
+
+    @property
+    def front(self) -> list[Trial]:
+        """The Pareto front of several objectives, best first; empty where there is one."""
+        objectives = self.objectives
+        # A trial that somebody else has told may have other values.
+        eligible = [t for t in self.completed if t.keeps_to_constraint and len(t.values) == len(objectives)]
+        return pareto_front(eligible, objectives) if len(objectives) > 1 else []
 
     @property
     def policy(self) -> str:
@@ -278,12 +301,14 @@ def read_arm(study: optuna.Study, url: URL) -> Arm:
     """A study's rows.
 
     Raises:
-        ReportError: It minimises or has several objectives, so it is not one of Switchyard's.
+        ReportError: It minimises, so it is not one of Switchyard's.
     """
-    if study.directions != [StudyDirection.MAXIMIZE]:
-        raise ReportError(f"study {study.study_name!r} does not maximise one score, so Switchyard did not make it.")
     attributes, problems = study.user_attrs, []
     config = attributes.get(schema.STUDY_CONFIG)
+    # One that has several objectives says so; of one that has one, no row but its trials' is needed.
+    several = _table(config, "study").get("objectives") if isinstance(config, dict) else None
+    if study.directions[0] is not StudyDirection.MAXIMIZE or len(study.directions) != len(several or [""]):
+        raise ReportError(f"study {study.study_name!r} does not maximise one score, so Switchyard did not make it.")
     if not isinstance(config, dict):
         problems.append("its config is not stored")
     try:
@@ -326,6 +351,8 @@ def _read_trial(trial: FrozenTrial) -> Trial:
         parameters=dict(trial.params),
         distributions=dict(trial.distributions),
         value=trial.values[0] if trial.values else None,
+        values=tuple(trial.values or ()),
+        keeps_to_constraint=keeps_to_constraints(trial),
         record=record,
         classes=classes,
         test=test,

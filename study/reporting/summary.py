@@ -48,6 +48,33 @@ def table_1(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> ReportTab
     )
 
 
+def pareto_front(arms: Sequence[Arm]) -> ReportTable | None:
+    """The trials of each study of several objectives that no other one of it is better than in every respect."""
+    searching = [(arm, front) for arm in arms if (front := arm.front)]
+    if not searching:
+        return None
+    names = list(dict.fromkeys(objective.name for arm, _ in searching for objective in arm.objectives))
+    rows: list[tuple[Cell, ...]] = []
+    for arm, front in searching:
+        for trial in front:
+            values = {each.name: value for each, value in zip(arm.objectives, trial.values, strict=True)}
+            row = (arm.name, trial.number, *(values.get(name) for name in names))
+            rows.append((*row, format_parameters(dict(trial.parameters))))
+    return ReportTable(
+        "pareto-front",
+        "Pareto front",
+        (
+            Column("study", is_number=False),
+            Column("trial", 0),
+            *(Column(label(name)) for name in names),
+            Column("configuration", is_number=False),
+        ),
+        tuple(rows),
+        "Completed trials that no other one of their study matches in all objectives and beats in one. One seed each, "
+        f"validation split, {epoch_rule(arms)}.",
+    )
+
+
 def best_scores(arms: Sequence[Arm]) -> ReportTable | None:
     """Every score of each arm's best configuration."""
     bests = [(arm, best) for arm in arms if (best := arm.best) is not None]

@@ -22,6 +22,7 @@ from storage.database.lease import LeaseLostError
 from storage.protocol.attempts import AttemptEnd, Failure
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult
 from study.ledger import PATIENCE_S, DatabaseLostError, Ledger
+from study.objectives import Objective
 from study.search_space import SearchSpace
 from study.transitions import Tell
 from tests.storage.protocol.example_records import METRICS
@@ -57,7 +58,8 @@ class Books:
             self.study,
             self.storage,
             SPACE,
-            "f1_micro",
+            (Objective("f1_micro"),),
+            None,
             self.calls,
             self.lease,
             self.clock,

@@ -127,7 +127,7 @@ def test_a_sampler_whose_package_is_missing_is_refused_before_there_is_a_study(m
     monkeypatch.setitem(sys.modules, "torch", None)
 
     with pytest.raises(SamplerError, match="'gp' needs PyTorch"):
-        check_sampler("gp")
+        check_sampler(StudySettings(name="s", trials=1, sampler="gp"))
 
 
 def sample_by(count: int, **settings: object) -> list[dict]:
