@@ -210,6 +210,20 @@ def _shared_preflight() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="switchyard-tests-preflight-")
 
 
+def run_command(workplace: Workplace, program: str, *arguments: str) -> Finished:
+    """Another of the project's commands, as a person types it in their folder."""
+    done = subprocess.run(
+        (sys.executable, str(REPOSITORY / "study" / program), *arguments),
+        cwd=workplace.folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=WITHIN_S,
+    )
+    return Finished(done.returncode, done.stdout)
+
+
 def new_workplace_on(disk: SmallDisk, *options: str) -> Workplace:
     write_config(disk.outside_path)
     write_site(disk.outside_path)

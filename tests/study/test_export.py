@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,7 @@ from storage.protocol.codec import from_json
 from storage.protocol.exports import ExportRecord
 from study.export_request import ExportRequestError, make_request
 from study.finished_trials import best_trial
-from tests.architecture.sources import REPOSITORY
-from tests.study.driver import WITHIN_S, Finished, Workplace, clean_environment, new_workplace
+from tests.study.driver import Workplace, new_workplace, run_command
 from tests.trainers.trained_trial import evaluate_as_the_trainer
 
 # A whole study: on a machine that is busy with other things, it takes minutes.
@@ -35,26 +32,13 @@ def workplace(tmp_path_factory) -> Workplace:
     return workplace
 
 
-def command(workplace: Workplace, program: str, *arguments: str) -> Finished:
-    done = subprocess.run(
-        (sys.executable, str(REPOSITORY / "study" / program), *arguments),
-        cwd=workplace.folder,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=WITHIN_S,
-    )
-    return Finished(done.returncode, done.stdout)
-
-
 def request(workplace: Workplace, number: int | None = None, ensemble: int = 1, out: str = "out"):
     runs_dir = workplace.folder / "runs"
     return make_request("small", None, runs_dir, number, ensemble, workplace.folder / out)
 
 
 def test_the_best_trial_of_a_study_predicts_as_its_trainer_does(workplace):
-    exported = command(workplace, "export.py", "small", "--out", "model")
+    exported = run_command(workplace, "export.py", "small", "--out", "model")
 
     best = best_trial(workplace.trials())
     assert exported.exit_code == 0, exported.output
@@ -63,7 +47,7 @@ def test_the_best_trial_of_a_study_predicts_as_its_trainer_does(workplace):
     assert (record.trials[0].score, record.trials[0].counted_epoch) == (best.value, 1)
     samples, expected = evaluate_as_the_trainer(request(workplace).trials[0])
     np.save(workplace.folder / "samples.npy", samples)
-    predicted = command(workplace, "predict.py", "model", "samples.npy", "--out", "table.csv")
+    predicted = run_command(workplace, "predict.py", "model", "samples.npy", "--out", "table.csv")
     assert predicted.exit_code == 0, predicted.output
     with (workplace.folder / "table.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
@@ -157,7 +141,7 @@ def test_missing_weights_are_one_error_and_nothing_is_written(workplace, tmp_pat
     for checkpoint in copy.trial_dir(2).checkpoints():
         checkpoint.unlink()
 
-    exported = command(copy, "export.py", "small", "--trial", "2", "--out", "other")
+    exported = run_command(copy, "export.py", "small", "--trial", "2", "--out", "other")
 
     assert "holds no checkpoint, so its weights are lost" in exported.error
     assert not list(Path(copy.folder).glob("*other*"))

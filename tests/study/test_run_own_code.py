@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from tests.study.driver import WITHIN_S, Workplace, new_workplace
+from tests.study.driver import WITHIN_S, Workplace, new_workplace, run_command
 
 MODEL = """
 import keras
@@ -75,6 +76,15 @@ def test_two_ranks_train_a_model_and_a_policy_of_a_package_beside_the_config_wit
     assert done.exit_code == 0, done.output
     assert [trial.state for trial in workplace.trials()] == [TrialState.COMPLETE]
     assert workplace.trial_dir(0).read_spec().model.name == "ours.models:tiny"
+    # The model that it becomes needs the package no more.
+    exported = run_command(workplace, "export.py", "small", "--out", "model")
+    assert exported.exit_code == 0, exported.output
+    package.rename(workplace.folder / "away")
+    np.save(workplace.folder / "samples.npy", np.zeros((3, 16, 16, 12), np.uint16))
+    predicted = run_command(workplace, "predict.py", "model", "samples.npy", "--out", "table.csv")
+    assert predicted.exit_code == 0, predicted.output
+    assert len((workplace.folder / "table.csv").read_text().splitlines()) == 1 + 3
+    (workplace.folder / "away").rename(package)
     # What has been built once is built again when its source has changed.
     (package / "models.py").write_text(MODEL.replace("(class_count)", '(class_count, activation="sigmoid")'))
     assert "model 'ours.models:tiny' gives probabilities" in workplace.run("--trials", "2", *settings).output
