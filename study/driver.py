@@ -204,6 +204,7 @@ def _drive(
             with notifier.tells_ends_of(plan, stop, lambda: study.get_trials(deepcopy=False)), pool, view:
                 loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK)
                 loop.run()
+            loop.settle()
             trials = ledger.trials()
             console.print(closing_table(plan.name, trials, public_url(url), loop.describe_spent(), settings.goals))
         except DatabaseLostError as error:

@@ -192,6 +192,10 @@ class StudyLoop:
             self._begin_to_end(error)
         return False
 
+    def settle(self) -> None:
+        """Store what the study has cost once more, now that its last allocation has been given back."""
+        self._account.store(is_last=True)
+
     def describe_spent(self) -> str:
         """What the study has cost, of what it may; empty where nothing limits it."""
         return self._account.describe() if self._account.is_limited else ""

@@ -50,10 +50,15 @@ def test_node_hours_are_those_that_slurm_has_recorded_a_killed_drivers_included(
         loaded, output = _load(study), study.output
         charged_s = sum(schema.read_spent(loaded.user_attrs).allocations.values())
         log = sandbox.layout.root / "log/jobcomp.log"
-        recorded_s = wait_until(lambda: _recorded_node_s(log, len(study.jobs_that_ran())), 60)
+        jobs = len(study.jobs_that_ran())
+        recorded_s = wait_until(lambda: _recorded_node_s(log, jobs), 60)
+
+    # Of jobs that are over within a minute, 1 % is less than can be told: Slurm records whole seconds, and the driver
+    # looks once a second.
+    indistinct_s = 2 * NODES * jobs
 
     assert len(study.drivers) == 2
-    assert abs(charged_s - recorded_s) <= 0.01 * recorded_s, (charged_s, recorded_s)
+    assert abs(charged_s - recorded_s) <= max(0.01 * recorded_s, indistinct_s), (charged_s, recorded_s, indistinct_s)
     states = [trial.state for trial in loaded.trials]
     assert TrialState.COMPLETE in states
     assert TrialState.PRUNED in states
