@@ -53,6 +53,9 @@ class StudySettings(_Table):
     """The epoch whose score is a trial's value and whose weights are its network: the last one or the best one. The
     best of many scores is chosen by the validation split, and lies above what a test split would give."""
     sampler: str = "random"
+    warm_start: tuple[str, ...] = ()
+    """Studies of the same search space, from whose completed trials the sampler learns as from its own: each STUDY or
+    STUDY@URL, a database without password. No part of what a study is."""
     configurations: tuple[dict[str, Scalar], ...] = ()
     """Values of all sampled parameters, taken in turn and over again in place of the sampler's."""
     test_split: bool = False

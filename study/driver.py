@@ -48,6 +48,7 @@ from study.plan import StudyPlan
 from study.provenance import describe_opening
 from study.samplers import check_sampler, sampler_of
 from study.stop_request import StopRequest
+from study.warm_start import earlier_studies, earlier_trials
 
 if TYPE_CHECKING:
     from cluster.slurm.job import StudyJobs
@@ -95,6 +96,7 @@ def make_plan(
     overrides = [*site_overrides, *([] if jobs is None else [f"max_concurrent_trials={jobs}"])]
     profile = load_site(str(site), overrides)
     check_sampler(config.study)
+    earlier_studies(config)
     return StudyPlan.make(config, profile, available_cores(), parse_public_url(*_storage_url(config, storage)))
 
 
@@ -163,7 +165,7 @@ def _drive(
     settings, url = plan.config.study, plan.database
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
-    sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue)
+    sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue, earlier=earlier_trials(plan.config))
     opening = describe_opening(plan.config.dataset.options, datetime.now(UTC))
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)

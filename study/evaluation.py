@@ -28,6 +28,7 @@ DEFAULT_TOP = 3
 DEFAULT_SEEDS = 5
 # Trials of a study, beyond those that it has, whose seeds the evaluation's must not meet.
 _TRIALS_TO_COME = 1000
+_OF_A_SEARCH = ("objectives", "constraint", "warm_start")
 
 
 class EvaluationError(ValueError):
@@ -205,7 +206,7 @@ def _stored_tables(study: optuna.Study, url: URL, runs_dir: Path) -> dict[str, A
     stored = study.user_attrs.get(schema.FULL_CONFIG) or _tables_of_older(study, folder_of_study(study, url))
     # Of a search: an evaluation trains everything to its end, whatever it takes.
     tables = {key: value for key, value in stored.items() if key not in ("pruner", "enqueue", "budget")}
-    tables["study"] = {key: value for key, value in stored["study"].items() if key not in ("objectives", "constraint")}
+    tables["study"] = {key: value for key, value in stored["study"].items() if key not in _OF_A_SEARCH}
     cache_dir = tables["study"].get("cache_dir")
     if cache_dir is None or not Path(cache_dir).is_dir():
         # Moved, together with the studies beside it.

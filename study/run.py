@@ -41,6 +41,8 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     # Quoted: a name may be a number.
     name = None if arguments.name is None else json.dumps(arguments.name)
     named = {"study.trials": arguments.trials, "study.name": name}
+    if arguments.warm_start:
+        named["study.warm_start"] = json.dumps(arguments.warm_start)
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
     if arguments.deterministic:
         flags.append("training.deterministic=true")
@@ -59,6 +61,13 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--deterministic", action="store_true", help="bit-identical repetitions; slower")
     parser.add_argument(
         "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override any value of the config"
+    )
+    parser.add_argument(
+        "--warm-start",
+        action="append",
+        default=[],
+        metavar="STUDY[@URL]",
+        help="have the sampler learn from an earlier study of the same search space, too; may be repeated",
     )
     add_options_of_drivers(parser)
     return parser.parse_args(argv)

@@ -140,12 +140,16 @@ class EnqueuedFirst(_Around):
         return self._configurations[index] if index < len(self._configurations) else {}
 
 
-class WithoutPruned(_Around):
-    """Another sampler, which learns from complete trials alone.
+class Seeing(_Around):
+    """Another sampler, which sees other trials than the study has."""
 
-    Optuna's TPE ranks pruned trials by their last epoch, and asks for the one direction of the study to do it: with
-    several objectives that is an error (optuna issue 3450).
-    """
+    def __init__(self, sampler: BaseSampler, view: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
+        """
+        Args:
+            view: From the study's trials to those that the sampler sees.
+        """
+        super().__init__(sampler)
+        self._view = view
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._sampler.infer_relative_search_space(study, trial)
@@ -153,30 +157,36 @@ class WithoutPruned(_Around):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._sampler.sample_relative(_without_pruned(study), trial, search_space)
+        return self._sampler.sample_relative(self._seen(study), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._sampler.sample_independent(_without_pruned(study), trial, param_name, param_distribution)
+        return self._sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
+
+    def _seen(self, study: optuna.Study) -> optuna.Study:
+        return cast("optuna.Study", _SeenStudy(study, self._view))
 
 
-class _UnprunedStudy:
-    """A study as a sampler sees it: everything but its pruned trials."""
+class _SeenStudy:
+    """A study as a sampler sees it."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
+    def __init__(self, study: optuna.Study, view: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
+        self._study, self._view = study, view
 
     def _get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        trials = self._study._get_trials(*arguments, **options)
-        return [trial for trial in trials if trial.state is not TrialState.PRUNED]
+        # Optuna's own name, under which its samplers ask.
+        return self._view(self._study._get_trials(*arguments, **options))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
 
-def _without_pruned(study: optuna.Study) -> optuna.Study:
-    return cast("optuna.Study", _UnprunedStudy(study))
+def _without_pruned(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Optuna's TPE ranks pruned trials by their last epoch, and asks for the one direction of the study to do it: with
+    several objectives that is an error.
+    """
+    return [trial for trial in trials if trial.state is not TrialState.PRUNED]
 
 
 def _gp(seed: int) -> BaseSampler:
@@ -199,6 +209,8 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True),
 }
 OF_ONE_OBJECTIVE = ("cmaes",)
+LEARN_FROM_EARLIER = ("tpe", "cmaes")
+"""Those that a warm start helps."""
 
 
 def check_sampler(settings: StudySettings) -> None:
@@ -214,13 +226,24 @@ def check_sampler(settings: StudySettings) -> None:
             f"{', '.join(settings.objectives)}; choose one of "
             f"{', '.join(name for name in SAMPLERS if name not in OF_ONE_OBJECTIVE)}."
         )
+    if settings.warm_start and settings.sampler not in LEARN_FROM_EARLIER:
+        raise SamplerError(
+            f"study.sampler={settings.sampler!r} learns nothing from a warm start; choose one of "
+            f"{', '.join(LEARN_FROM_EARLIER)}."
+        )
 
 
-def sampler_of(settings: StudySettings, finished_trials: int, enqueue: Sequence[Mapping[str, Any]] = ()) -> BaseSampler:
+def sampler_of(
+    settings: StudySettings,
+    finished_trials: int,
+    enqueue: Sequence[Mapping[str, Any]] = (),
+    earlier: Sequence[FrozenTrial] = (),
+) -> BaseSampler:
     """What gives a study's trials their parameters; see `build_sampler`.
 
     Args:
         enqueue: Parameters, not all of them necessarily, of the first configurations.
+        earlier: Complete trials of other studies, from which it learns as from its own.
     """
     if settings.configurations:
         return FixedConfigurations(settings.configurations)
@@ -228,19 +251,21 @@ def sampler_of(settings: StudySettings, finished_trials: int, enqueue: Sequence[
     if settings.sampler == "random":
         sampler = RandomByTrialNumber(settings.seed, settings.repeats)
     else:
-        sampler = build_sampler(settings.sampler, settings.seed, finished_trials)
-        sampler = sampler if len(settings.goals) == 1 else WithoutPruned(sampler)
+        sampler = build_sampler(settings.sampler, settings.seed, finished_trials, earlier)
+        if len(settings.goals) > 1:
+            sampler = Seeing(sampler, _without_pruned)
         sampler = sampler if settings.repeats == 1 else Repeating(sampler, settings.repeats)
     return EnqueuedFirst(sampler, enqueue, settings.repeats) if enqueue else sampler
 
 
-def build_sampler(name: str, seed: int, finished_trials: int) -> BaseSampler:
+def build_sampler(name: str, seed: int, finished_trials: int, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
     """The sampler of a name.
 
     Args:
         finished_trials: Those of earlier runs: samplers that draw from a sequence would repeat it after a resume, so
             all but `random`, which goes by the trial's number, and `qmc`, whose position in the sequence is in the
             database, are seeded with it.
+        earlier: Complete trials of other studies.
 
     Raises:
         SamplerError: There is none of this name.
@@ -248,4 +273,9 @@ def build_sampler(name: str, seed: int, finished_trials: int) -> BaseSampler:
     if name not in SAMPLERS:
         raise SamplerError(f"study.sampler={name!r}; it must be one of {', '.join(SAMPLERS)}.")
     repeats_nothing = name in {"random", "qmc"}
-    return SAMPLERS[name](seed if repeats_nothing else derive_seed(seed, finished_trials))
+    own_seed = seed if repeats_nothing else derive_seed(seed, finished_trials)
+    if earlier and name == "cmaes":
+        # Warm starting CMA-ES: Nomura et al. 2021, arXiv:2012.06932.
+        return optuna.samplers.CmaEsSampler(seed=own_seed, source_trials=[*earlier])
+    sampler = SAMPLERS[name](own_seed)
+    return Seeing(sampler, lambda trials: [*earlier, *trials]) if earlier else sampler
