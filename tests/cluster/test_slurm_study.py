@@ -13,7 +13,7 @@ import pytest
 
 from cluster.sandbox import Sandbox, SandboxShape
 from tests.cluster.installed_slurm import needs_slurm
-from tests.cluster.slurm_study import REPOSITORY
+from tests.cluster.slurm_study import REPOSITORY, START_S
 from tests.waiting import wait_until
 
 pytestmark = needs_slurm
@@ -52,7 +52,9 @@ def test_two_trials_train_at_once_with_16_ranks_on_4_nodes_each(sandbox: Sandbox
             run_py(tmp_path, "--set", "study.name=shape"), cwd=REPOSITORY, env=sandbox.environ, stdout=out, stderr=out
         )
         try:
-            steps = wait_until(lambda: rank_steps(sandbox) if len(rank_steps(sandbox)) == 2 else None, 60, pause_s=0.5)
+            steps = wait_until(
+                lambda: rank_steps(sandbox) if len(rank_steps(sandbox)) == 2 else None, START_S, pause_s=0.5
+            )
             shapes = [sandbox.run("scontrol", "show", "step", step) for step in steps]
             assert driver.wait(timeout=800) == 0, (tmp_path / "out").read_text()
         finally:
