@@ -73,7 +73,7 @@ def test_the_completed_trials_come_before_the_study_s_own(tmp_path):
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_a_sampler_begins_where_earlier_trials_were_good(tmp_path, sampler):
     store_earlier(tmp_path, "first")
-    asked = config(tmp_path, "study.warm_start=[first]", f"study.sampler={sampler}")
+    asked = config(tmp_path, "study.warm_start=['first']", f"study.sampler={sampler}")
 
     warm = first_rates(asked.study, earlier_trials(asked))
     cold = first_rates(asked.study, [])
@@ -88,12 +88,12 @@ def test_a_sampler_begins_where_earlier_trials_were_good(tmp_path, sampler):
 def test_a_warm_start_is_no_part_of_what_a_study_is(tmp_path):
     store_earlier(tmp_path, "first", trials=1)
 
-    assert config(tmp_path, "study.warm_start=[first]").identity() == config(tmp_path).identity()
+    assert config(tmp_path, "study.warm_start=['first']").identity() == config(tmp_path).identity()
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "nsgaii"])
 def test_a_sampler_that_would_not_learn_is_refused(tmp_path, sampler):
-    asked = config(tmp_path, "study.warm_start=[first]", f"study.sampler={sampler}")
+    asked = config(tmp_path, "study.warm_start=['first']", f"study.sampler={sampler}")
 
     with pytest.raises(SamplerError, match=f"'{sampler}' learns nothing from a warm start; choose one of tpe, cmaes"):
         check_sampler(asked.study)
@@ -122,7 +122,7 @@ def test_a_study_of_something_else_is_refused(tmp_path, overrides, words):
         store_earlier(tmp_path, "first", *overrides, trials=1)
 
     with pytest.raises(WarmStartError) as refused:
-        earlier_trials(config(tmp_path, "study.warm_start=[first]"))
+        earlier_trials(config(tmp_path, "study.warm_start=['first']"))
 
     assert words in str(refused.value)
 
@@ -131,7 +131,7 @@ def test_a_study_without_results_is_refused(tmp_path):
     store_earlier(tmp_path, "first", trials=0)
 
     with pytest.raises(WarmStartError, match="--warm-start first: this study has no completed trial"):
-        earlier_trials(config(tmp_path, "study.warm_start=[first]"))
+        earlier_trials(config(tmp_path, "study.warm_start=['first']"))
 
 
 @pytest.mark.parametrize("source", ["absent", "first@postgresql://me:secret@host/database", "first@nowhere"])
