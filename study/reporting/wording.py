@@ -11,6 +11,9 @@ _LABELS = {
     "f1_micro": "F1 micro",
     "f1_macro": "F1 macro",
     "accuracy_top5": "top-5 accuracy",
+    "node_hours": "node-hours",
+    "wall_s": "seconds",
+    "val_loss": "validation loss",
 }
 
 

@@ -226,4 +226,4 @@ def test_the_front_is_in_report_and_comparison(tmp_path):
     table = front_table([arm])
     # All cost the same, so the best one is the front.
     assert [row[:3] for row in table.rows] == [(arm.name, 5, pytest.approx(0.63))]
-    assert [column.heading for column in table.columns][2:4] == ["F1 micro", "node hours"]
+    assert [column.heading for column in table.columns][2:4] == ["F1 micro", "node-hours"]
