@@ -13,6 +13,7 @@ from storage.database.endpoint import as_storage_errors, open_existing_study, pa
 from study.config import StudyConfig
 from study.finding import url_of_study
 from study.finished_trials import completed_trials
+from study.search_space import Choices
 
 
 class WarmStartError(ValueError):
@@ -78,8 +79,11 @@ def _trials_of(name: str, url: URL, config: StudyConfig) -> list[FrozenTrial]:
 
 def _distributions(config: StudyConfig) -> dict[str, BaseDistribution]:
     """As the study's own trials will have them."""
-    trial = optuna.create_study().ask()
-    config.search_space.sample(trial)
+    parameters = config.search_space.parameters()
+    values = {name: each.choices[0] if isinstance(each, Choices) else each.low for name, each in parameters.items()}
+    trial = optuna.trial.FixedTrial(values)
+    for name, parameter in parameters.items():
+        parameter.suggest(trial, name)  # type: ignore[arg-type]  # it has what is asked of it
     return trial.distributions
 
 
