@@ -13,8 +13,8 @@ from rich.table import Table
 
 from storage.database.schema import TrialRecord
 from study.display import format_parameters
-from study.finished_trials import best_trial, completed_trials, record_of
-from study.objectives import Objective, format_values, keeps_to_constraints, pareto_front
+from study.finished_trials import best_trial, completed_trials, eligible_trials, record_of
+from study.objectives import Objective, format_values, pareto_front
 from study.pruning_summary import describe_pruning, is_held
 
 _SHOWN_OF_FRONT = 10
@@ -36,16 +36,16 @@ def closing_table(
     table = Table(title=f"study {name}", show_header=False, title_justify="left", min_width=60)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    best, completed = best_trial(trials), completed_trials(trials)
+    best, completed, eligible = best_trial(trials), completed_trials(trials), eligible_trials(trials)
     table.add_row("trials", count_outcomes(trials))
     if pruning := describe_pruning(trials):
         table.add_row("pruner", pruning)
     if spent:
         table.add_row("budget", spent)
-    if completed and (breaking := [trial for trial in completed if not keeps_to_constraints(trial)]):
-        table.add_row("constraint", f"broken by {len(breaking)} of {len(completed)} completed trials")
-    if len(objectives) > 1 and completed:
-        table.add_row("Pareto front", escape(_front_in_words(completed, objectives)))
+    if breaking := len(completed) - len(eligible):
+        table.add_row("constraint", f"broken by {breaking} of {len(completed)} completed trials")
+    if len(objectives) > 1 and eligible:
+        table.add_row("Pareto front", escape(_front_in_words(eligible, objectives)))
     if best is not None and (record := record_of(best)) is not None:
         table.add_row("best trial", escape(f"{best.number}: {format_parameters(best.params)}"))
         table.add_row("F1 micro / macro", f"{record.f1_micro:.4f} / {record.f1_macro:.4f}")
@@ -69,8 +69,8 @@ def closing_table(
     return table
 
 
-def _front_in_words(completed: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> str:
-    front = pareto_front([trial for trial in completed if keeps_to_constraints(trial)], objectives)
+def _front_in_words(eligible: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> str:
+    front = pareto_front(eligible, objectives)
     lines = [f"trial {trial.number}: {format_values(trial.values, objectives)}" for trial in front[:_SHOWN_OF_FRONT]]
     if len(front) > _SHOWN_OF_FRONT:
         lines.append(f"and {len(front) - _SHOWN_OF_FRONT} more: study/report.py shows all")

@@ -48,7 +48,7 @@ from study.plan import StudyPlan
 from study.provenance import describe_opening
 from study.samplers import check_sampler, sampler_of
 from study.stop_request import StopRequest
-from study.warm_start import earlier_studies, earlier_trials
+from study.warm_start import earlier_trials
 
 if TYPE_CHECKING:
     from cluster.slurm.job import StudyJobs
@@ -96,7 +96,6 @@ def make_plan(
     overrides = [*site_overrides, *([] if jobs is None else [f"max_concurrent_trials={jobs}"])]
     profile = load_site(str(site), overrides)
     check_sampler(config.study)
-    earlier_studies(config)
     return StudyPlan.make(config, profile, available_cores(), parse_public_url(*_storage_url(config, storage)))
 
 
@@ -117,6 +116,7 @@ def rehearse(plan: StudyPlan, console: Console) -> None:
     """
     say = noting_on(console)
     _warn_of_insecurity(plan, say)
+    earlier_trials(plan.config)
     preflight.check(plan, say, build=False)
     dry_run.describe(plan, _job_script(plan), console)
 
@@ -148,9 +148,11 @@ def drive(
         check_complete(plan.site)
         # Before the preflight, which takes longer and has no use for the password.
         check_connection(plan.database)
+        settings, earlier = plan.config.study, earlier_trials(plan.config)
         preflight.check(plan, say)
+        sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue, earlier=earlier)
         with _optuna_is_silent():
-            return _drive(plan, console, say, notifier, adopt, retry_failed_trials, attributes or {})
+            return _drive(plan, console, say, notifier, sampler_for, adopt, retry_failed_trials, attributes or {})
 
 
 def _drive(
@@ -158,6 +160,7 @@ def _drive(
     console: Console,
     say: Callable[[str], None],
     notifier: Notifier,
+    sampler_for: Callable[[int], optuna.samplers.BaseSampler],
     adopt: bool,
     retry_failed_trials: bool,
     attributes: Mapping[str, Any],
@@ -165,7 +168,6 @@ def _drive(
     settings, url = plan.config.study, plan.database
     # First of all: a database that is out of reach leaves no folder behind.
     storage = open_storage(url)
-    sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue, earlier=earlier_trials(plan.config))
     opening = describe_opening(plan.config.dataset.options, datetime.now(UTC))
     with as_storage_errors(url):
         lease = StudyLease(DatabaseLeaseStore(storage.engine, plan.name), SYSTEM_CLOCK, this_driver(), time.sleep)

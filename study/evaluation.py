@@ -20,7 +20,7 @@ from storage.protocol.exports import SeedInterval
 from storage.protocol.trial_dir import TrialDir
 from study.config import StudyConfig
 from study.finding import folder_of_study
-from study.finished_trials import completed_trials, record_of
+from study.finished_trials import completed_trials, eligible_trials, record_of
 from study.intervals import over_seeds
 from study.seeds import derive_seed
 
@@ -67,9 +67,11 @@ class Wishes:
 def candidates(trials: Sequence[FrozenTrial]) -> list[Candidate]:
     """The configurations that have trained to the end at least once, the best first.
 
-    Trials of the same parameters are one configuration, as the repeats of a study are.
+    Trials of the same parameters are one configuration, as the repeats of a study are. One of which a trial breaks the
+    study's constraint is none.
     """
     completed = {trial.number for trial in completed_trials(trials)}
+    broken = completed - {trial.number for trial in eligible_trials(trials)}
     groups: dict[str, list[FrozenTrial]] = {}
     for trial in trials:
         if trial.state is TrialState.COMPLETE:
@@ -77,7 +79,7 @@ def candidates(trials: Sequence[FrozenTrial]) -> list[Candidate]:
     found = [
         Candidate(same[0].params, tuple(t.number for t in same), fmean(t.values[0] for t in same))
         for same in groups.values()
-        if any(trial.number in completed for trial in same)
+        if any(trial.number in completed for trial in same) and not any(trial.number in broken for trial in same)
     ]
     return sorted(found, key=lambda each: (-each.score, each.trials))
 

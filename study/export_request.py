@@ -18,7 +18,7 @@ from storage.protocol.records import KINDS, ClassScores
 from storage.protocol.trial_dir import TrialDir, TrialDirError
 from study.evaluation import key_of, link_of, scores_of
 from study.finding import studies_beside
-from study.finished_trials import completed_trials, record_of
+from study.finished_trials import completed_trials, eligible_trials, record_of
 from study.own_code import CodeFolders
 
 
@@ -100,7 +100,13 @@ def _choose(
             f"--ensemble {ensemble}: study {study.study_name!r} has {len(completed)} completed trial(s); use a number "
             f"from 1 to {len(completed)}."
         )
-    return sorted(completed, key=lambda trial: -trial.values[0])[:ensemble]
+    eligible = eligible_trials(completed)
+    if ensemble > len(eligible):
+        raise ExportRequestError(
+            f"study {study.study_name!r} has {len(eligible)} completed trial(s) within its constraint; use --ensemble "
+            "with no more, or --trial N for one that breaks it."
+        )
+    return sorted(eligible, key=lambda trial: -trial.values[0])[:ensemble]
 
 
 def _why_not(study: optuna.Study, completed: Sequence[FrozenTrial], number: int) -> str:

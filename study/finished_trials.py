@@ -20,8 +20,12 @@ def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
     None if there is none. With several objectives, the first one counts.
     """
-    eligible = [trial for trial in completed_trials(trials) if keeps_to_constraints(trial)]
-    return max(eligible, key=lambda trial: trial.values[0], default=None)
+    return max(eligible_trials(trials), key=lambda trial: trial.values[0], default=None)
+
+
+def eligible_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those among which the best one is: completed, and within the study's constraint."""
+    return [trial for trial in completed_trials(trials) if keeps_to_constraints(trial)]
 
 
 def completed_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

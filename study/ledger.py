@@ -208,7 +208,7 @@ class Ledger:
         values = None
         if tell.value is not None:
             values = [tell.value, *(objective.value_of(record) for objective in self._objectives[1:])]
-        if self._constraint is not None:
+        if self._constraint is not None and tell.state is TrialState.COMPLETE:
             self._note_constraint(number, self._constraint, record)
         # The trial is frozen by it, so it comes last.
         self._write(lambda: self._study.tell(number, values, state=tell.state, skip_if_finished=True))

@@ -311,7 +311,7 @@ class StudyLoop:
                 self._admit(trial)
 
     def _total(self) -> int:
-        """Trials of the study; no more than there are already, if those have long found nothing better."""
+        """Trials of the study; if those that there are have long found nothing better, no further configuration."""
         total, budget = self._plan.config.study.total_trials, self._plan.config.budget
         if budget.stagnant_trials is None or not (why := stagnation(self._ledger.trials(), budget)):
             return total
@@ -319,7 +319,8 @@ class StudyLoop:
         if started < total and not self._is_stagnant:
             self._view.notice(f"{why}: no further trial begins. A larger budget.stagnant_trials goes on.")
         self._is_stagnant = True
-        return min(started, total)
+        repeats = self._plan.config.study.repeats
+        return min(-(-started // repeats) * repeats, total)
 
     def _admit(self, trial: ActiveTrial) -> None:
         if self._can_afford(len(self._epochs(trial))):

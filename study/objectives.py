@@ -58,9 +58,11 @@ class Objective:
     def value_of(self, record: TrialRecord) -> float:
         """Of a trial that trained to its end or diverged: then its network is worth nothing, at whatever cost."""
         value = _measured(self.name, record)
-        if record.outcome == Outcome.DIVERGED and self.name in SCORES:
+        if self.name in SCORES and record.outcome == Outcome.DIVERGED:
             return VALUE_OF_DIVERGED
-        return math.inf if value is None or not math.isfinite(value) else value
+        if value is None or not math.isfinite(value):
+            return math.inf if self.is_minimised else VALUE_OF_DIVERGED
+        return value
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -38,6 +39,9 @@ class _Around(BaseSampler):
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._sampler.before_trial(study, trial)
@@ -118,9 +122,6 @@ class EnqueuedFirst(_Around):
         super().__init__(sampler)
         self._configurations, self._repeats = configurations, repeats
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
@@ -150,9 +151,6 @@ class Seeing(_Around):
         """
         super().__init__(sampler)
         self._view = view
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -274,8 +272,11 @@ def build_sampler(name: str, seed: int, finished_trials: int, earlier: Sequence[
         raise SamplerError(f"study.sampler={name!r}; it must be one of {', '.join(SAMPLERS)}.")
     repeats_nothing = name in {"random", "qmc"}
     own_seed = seed if repeats_nothing else derive_seed(seed, finished_trials)
-    if earlier and name == "cmaes":
-        # Warm starting CMA-ES: Nomura et al. 2021, arXiv:2012.06932.
-        return optuna.samplers.CmaEsSampler(seed=own_seed, source_trials=[*earlier])
-    sampler = SAMPLERS[name](own_seed)
+    with warnings.catch_warnings():
+        # Versions are pinned: that an interface may change is nothing to a person who runs a study.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if earlier and name == "cmaes":
+            # Warm starting CMA-ES: Nomura et al. 2021, arXiv:2012.06932.
+            return optuna.samplers.CmaEsSampler(seed=own_seed, source_trials=[*earlier])
+        sampler = SAMPLERS[name](own_seed)
     return Seeing(sampler, lambda trials: [*earlier, *trials]) if earlier else sampler

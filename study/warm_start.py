@@ -20,7 +20,7 @@ class WarmStartError(ValueError):
     """An earlier study has nothing to learn from for this one. The message says what to do."""
 
 
-def earlier_studies(config: StudyConfig) -> list[tuple[str, URL]]:
+def _earlier_studies(config: StudyConfig) -> list[tuple[str, URL]]:
     """Name and database of each study that a config names.
 
     Raises:
@@ -43,7 +43,7 @@ def earlier_trials(config: StudyConfig) -> list[FrozenTrial]:
         StorageError: There is no such database or study.
         WarmStartError: A study has no complete trial, another search space or other objectives.
     """
-    found = [trial for name, url in earlier_studies(config) for trial in _trials_of(name, url, config)]
+    found = [trial for name, url in _earlier_studies(config) for trial in _trials_of(name, url, config)]
     numbered = []
     for number, trial in enumerate(found, start=-len(found)):
         numbered.append(copy(trial))

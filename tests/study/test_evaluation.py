@@ -166,6 +166,7 @@ def test_all_else_is_the_searchs_own_and_the_test_split_is_scored_unless_it_is_n
 
 def test_nothing_is_pruned_enqueued_or_held_to_the_searchs_budget(tmp_path):
     searched = ('pruner.name="median"', "enqueue=[{learning_rate=0.1}]", "budget.node_hours=0.01")
+    searched += ("study.constraint='node_hours <= 9'", "study.warm_start=['earlier']")
     place = Place(tmp_path, new_plan(tmp_path, *searched))
     source = place.search(trial(0.1, 0.5))
 
@@ -175,6 +176,7 @@ def test_nothing_is_pruned_enqueued_or_held_to_the_searchs_budget(tmp_path):
     assert config.enqueue == ()
     assert config.budget.node_hours is None
     assert config.ends_to_tell() is None
+    assert (config.study.constraint, config.study.objectives, config.study.warm_start) == (None, (), ())
 
 
 def test_the_data_are_found_from_another_folder(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,20 @@ def test_a_failed_trial_has_no_weights_to_export(workplace, tmp_path):
 
     with pytest.raises(ExportRequestError, match="--trial 3 is crashed, so it has no final weights"):
         request(copy, number=3)
+
+
+def test_a_trial_that_breaks_the_constraint_is_exported_by_its_number_alone(workplace, tmp_path):
+    copy = workplace.copy_to(tmp_path / "copy")
+    best, second, _ = sorted(copy.trials(), key=lambda trial: -trial.value)
+    # Optuna changes no trial that is told.
+    with sqlite3.connect(copy.study_dir / "study.db") as database:
+        row = (best._trial_id, "constraints:node_hours <= 0", "1.0")
+        database.execute("INSERT INTO trial_system_attributes (trial_id, key, value_json) VALUES (?, ?, ?)", row)
+
+    assert request(copy).trials[0].number == second.number
+    assert request(copy, number=best.number).trials[0].number == best.number
+    with pytest.raises(ExportRequestError, match=r"has 2 completed trial\(s\) within its constraint"):
+        request(copy, ensemble=3)
 
 
 def test_a_study_without_a_completed_trial_has_nothing_to_export(tmp_path):

@@ -145,3 +145,11 @@ def test_a_search_that_finds_nothing_better_begins_no_further_trial_and_goes_on_
     ]
     with_budget(study, "study.trials=12", "budget.stagnant_trials=5").drive()
     assert study.states == "C" * 6
+
+
+def test_a_search_that_ends_early_has_all_repeats_of_its_last_configuration(tmp_path):
+    study = new_study(tmp_path, "study.trials=12", "study.repeats=3", "budget.stagnant_trials=3")
+
+    study.drive()
+
+    assert study.states == "C" * 6

@@ -16,6 +16,7 @@ from rich.console import Console
 from storage.database.schema import TrialRecord
 from study.closing_table import closing_table
 from study.config import ConfigError, StudyConfig, StudySettings, load_config
+from study.evaluation import candidates
 from study.finished_trials import best_trial
 from study.objectives import Constraint, Objective, pareto_front
 from study.reporting.load import read_arm
@@ -49,6 +50,11 @@ def test_a_trial_that_diverged_is_worth_nothing_and_has_cost_what_it_has_cost():
     values = [Objective.parse(name).value_of(diverged) for name in ("f1_micro", "-val_loss", "-node_hours")]
 
     assert values == [0.0, math.inf, 0.01]
+
+
+@pytest.mark.parametrize(("name", "worst"), [("f1_macro", 0.0), ("precision_micro", 0.0), ("-val_loss", math.inf)])
+def test_what_a_trial_does_not_report_is_the_worst_there_is(name, worst):
+    assert Objective.parse(name).value_of(record()) == worst
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,7 @@ def test_a_trial_that_breaks_the_constraint_is_not_the_best_to_anybody(tmp_path)
     loaded = optuna.load_study(storage=study.storage, study_name=study.plan.name)
     assert loaded.best_trial.number == best_trial(study.trials).number == 3
     assert read_arm(loaded, study.plan.database).best.trials[0].number == 3
+    assert [each.trials for each in candidates(study.trials)] == [(3,), (2,), (1,), (0,)]
 
 
 @pytest.mark.parametrize(

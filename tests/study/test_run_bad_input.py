@@ -47,6 +47,13 @@ def workplace(tmp_path: Path) -> Workplace:
         pytest.param(["--set", f"model.width={'[' * 5000}"], ["model.width", "nested too deeply"], id="nesting"),
         pytest.param(["--config", "deep.toml"], ["deep.toml", "nested too deeply"], id="a nested config"),
         pytest.param(["--site", "deep.toml"], ["deep.toml", "nested too deeply"], id="a nested site"),
+        pytest.param(
+            ["--set", "study.sampler=tpe", "--warm-start", "nobody"], ["no database", "nobody"], id="no earlier study"
+        ),
+        pytest.param(["--warm-start", "nobody"], ["'random' learns nothing from a warm start"], id="a vain warm start"),
+        pytest.param(
+            ["--set", 'study.objectives=["f1_micro", "node_hours"]'], ["'node_hours' cannot stand"], id="no objective"
+        ),
         pytest.param(["--trials", "0"], ["study.trials", "got 0"], id="no trials"),
         pytest.param(
             ["--set", "batch_policy.small_global_batch_size=15"],

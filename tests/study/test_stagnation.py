@@ -41,6 +41,14 @@ def test_it_counts_completed_trials_since_the_last_that_was_better(scores, noise
     assert bool(said) is is_over
 
 
+def test_a_trial_that_breaks_the_constraint_is_not_better():
+    trials = ended([0.5, 0.6, 0.7])
+    for trial in trials:
+        trial.system_attrs["constraints:node_hours <= 1"] = trial.values[0] - 0.55
+
+    assert "best score, 0.5000" in stagnation(trials, BudgetSettings(stagnant_trials=2))
+
+
 def test_only_trials_that_trained_to_their_end_count():
     trials = [*ended([0.5]), diverged(1), failed(2), running(3, [0.1])]
 
