@@ -81,8 +81,11 @@ class Notifier:
         if ends is not None and not urls:
             say(f"[notify] is in the config and {NOTIFY_URLS} is not set, so nobody will be told of the study's end")
         notifier = cls(urls, frozenset(StudyEnd if ends is None else ends) if urls else frozenset(), say)
-        if notifier.ends and (wrong := notifier._send("--check", {})):
-            say(f"{NOTIFY_URLS}: URL {_numbers(wrong)} of {len(urls)} is none that apprise can use")
+        if notifier.ends:
+            unsuitable, checked_all = notifier._send("--check", {})
+            # A login node may be too busy to check them in time: no reason to blame a URL.
+            if unsuitable and checked_all:
+                say(f"{NOTIFY_URLS}: URL {_numbers(unsuitable)} of {len(urls)} is none that apprise can use")
         return notifier
 
     @contextmanager
@@ -103,14 +106,19 @@ class Notifier:
         if end not in self.ends:
             return
         found = None if end is StudyEnd.DATABASE_LOST else _within_seconds(trials)
-        if failed := self._send("", message(end, plan, reason, found)):
+        failed, _ = self._send("", message(end, plan, reason, found))
+        if failed:
             self.say(
                 f"that the study is {end.replace('_', ' ')} could not be sent to URL {_numbers(failed)} of "
                 f"{len(self.urls)} in {NOTIFY_URLS}"
             )
 
-    def _send(self, option: str, sent: dict[str, str]) -> list[int]:
-        """Have a process send it to all; gives the numbers, from 1, of those for which that has failed."""
+    def _send(self, option: str, sent: dict[str, str]) -> tuple[list[int], bool]:
+        """Have a process send it to all.
+
+        Returns:
+            The numbers, from 1, of those for which that has failed, and whether the process has got through all.
+        """
         command = [sys.executable, "-m", "study.send_notification", *filter(None, [option])]
         environment = {**os.environ, NOTIFY_URLS: " ".join(self.urls), "PYTHONPATH": str(_ROOT), "PYTHONSAFEPATH": "1"}
         try:
@@ -124,14 +132,15 @@ class Notifier:
                 timeout=_SENT_WITHIN_S,
                 start_new_session=True,
             )
-            said = done.stdout
+            said, got_through = done.stdout, done.returncode == 0
         except subprocess.TimeoutExpired as error:
-            said = error.stdout or b""
+            log.warning("notifications took longer than %.0f s", _SENT_WITHIN_S)
+            said, got_through = error.stdout or b"", False
         except OSError as error:
             log.warning("no notification could be sent: %s", error)
-            said = b""
+            said, got_through = b"", False
         succeeded = {int(line) for line in said.split() if line.isdigit()}
-        return [number for number in range(1, len(self.urls) + 1) if number not in succeeded]
+        return [number for number in range(1, len(self.urls) + 1) if number not in succeeded], got_through
 
 
 def message(end: StudyEnd, plan: StudyPlan, reason: str, trials: Sequence[FrozenTrial] | None) -> dict[str, str]:

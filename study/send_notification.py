@@ -24,7 +24,8 @@ def main(argv: Sequence[str]) -> int:
     def send(number: int, url: str) -> None:
         service = apprise.Apprise()
         if service.add(url) and ("--check" in argv or service.notify(body=sent["body"], title=sent["title"])):
-            print(number, flush=True)
+            # In one call: print writes the line's end by itself, and another thread's number may come between.
+            os.write(sys.stdout.fileno(), f"{number}\n".encode())
 
     urls = os.environ.get(NOTIFY_URLS, "").split()
     # At the same time: one that hangs keeps the message from nobody else.

@@ -33,9 +33,8 @@ def test_every_config_that_comes_along_loads(path):
         (
             "study.trails=3",
             "study.trails",
-            "name, trials, repeats, objective, objectives, constraint, objective_epoch, sampler, configurations, "
-            "test_split, seed, storage, "
-            "runs_dir",
+            "name, trials, repeats, objective, objectives, constraint, objective_epoch, sampler, warm_start, "
+            "configurations, test_split, seed, storage, runs_dir",
         ),
         (
             "training.epoch=3",

@@ -150,6 +150,14 @@ def test_a_url_that_apprise_cannot_use_is_told_at_the_start_without_its_words(tm
     assert study.said == [f"{NOTIFY_URLS}: URL 1, 2 of 3 is none that apprise can use"]
 
 
+def test_a_check_that_takes_too_long_blames_no_url(service, tmp_path, monkeypatch):
+    monkeypatch.setattr("study.notify._SENT_WITHIN_S", 0.01)
+
+    study = Study(tmp_path, service.url)
+
+    assert study.said == []
+
+
 def test_the_environment_lacks_the_urls_while_other_processes_inherit_it_and_has_them_for_the_next_study(tmp_path):
     url = f"json://{SECRET}@127.0.0.1:1"
     study = Study(tmp_path, url)
