@@ -18,6 +18,10 @@ Cell = str | int | float | bool | Estimate | None
 """None: there is no such number."""
 
 _NONE = "–"
+_LONGEST_FLOAT = 40
+"""Rows that surely fit on a page."""
+_LONGEST_WORDS = 40
+"""Characters of a text that stay on one line."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -90,24 +94,55 @@ class ReportTable:
         return out.getvalue()
 
     def latex(self) -> str:
-        """A table environment for the package booktabs."""
+        """As wide as the line at most: a table that floats, or one that breaks over pages where it has many rows."""
+        lines = self._latex_of_pages() if len(self.rows) > _LONGEST_FLOAT else self._latex_float()
+        return "\n".join([*lines, ""])
+
+    def _latex_float(self) -> list[str]:
         alignment = "".join("r" if column.is_number else "l" for column in self.columns)
-        lines = [
+        return [
+            r"% \usepackage{booktabs, graphicx}",
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{latex_escaped(self.title)}}}",
             rf"  \label{{tab:{self.key}}}",
+            r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"  \begin{{tabular}}{{{alignment}}}",
             r"    \toprule",
-            f"    {_latex_row(column.heading for column in self.columns)}",
+            f"    {self._latex_head()}",
             r"    \midrule",
             *(f"    {_latex_row(row)}" for row in self.texts()),
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}",
             *([rf"  \par\smallskip\footnotesize {latex_escaped(self.note)}"] if self.note else []),
             r"\end{table}",
         ]
-        return "\n".join(["% \\usepackage{booktabs}", *lines, ""])
+
+    def _latex_of_pages(self) -> list[str]:
+        texts = self.texts()
+        alignment = "".join(
+            "r" if column.is_number else _paragraph(max(len(row[i]) for row in texts))
+            for i, column in enumerate(self.columns)
+        )
+        return [
+            r"% \usepackage{booktabs, longtable, array}",
+            r"{\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\begin{{longtable}}{{{alignment}}}",
+            rf"  \caption{{{latex_escaped(self.title)}}}\label{{tab:{self.key}}} \\",
+            r"  \toprule",
+            f"  {self._latex_head()}",
+            r"  \midrule",
+            r"  \endhead",
+            r"  \bottomrule",
+            r"  \endfoot",
+            *(f"  {_latex_row(row)}" for row in texts),
+            r"\end{longtable}",
+            *([latex_escaped(self.note)] if self.note else []),
+            r"}",
+        ]
+
+    def _latex_head(self) -> str:
+        return _latex_row(column.heading for column in self.columns)
 
     def rich(self) -> RichTable:
         """For a terminal."""
@@ -170,3 +205,8 @@ def _values(cell: Cell, wide: bool) -> Iterator[str]:
 
 def _latex_row(cells: Iterator[str] | list[str]) -> str:
     return " & ".join(map(latex_escaped, cells)) + r" \\"
+
+
+def _paragraph(characters: int) -> str:
+    """The column of a text: one that breaks its lines, where it is a long one."""
+    return r">{\raggedright\arraybackslash}p{0.25\linewidth}" if characters > _LONGEST_WORDS else "l"

@@ -60,6 +60,17 @@ def test_latex_has_booktabs_and_as_many_cells_as_columns():
     assert r"50 \% of \{all\}" in text
 
 
+def test_latex_of_many_rows_breaks_over_pages_and_long_texts_over_lines():
+    columns = (Column("trial", digits=0), Column("configuration", is_number=False), Column("end", is_number=False))
+    rows = tuple((number, "learning_rate=0.01 momentum=0.9 nesterov=True", "pruned") for number in range(200))
+
+    text = ReportTable("trials", "All trials", columns, rows, "Seconds.").latex()
+
+    assert r"\begin{longtable}{r>{\raggedright\arraybackslash}p{0.25\linewidth}l}" in text
+    assert text.count(r" \\") == len(rows) + 2
+    assert text.count("{") == text.count("}")
+
+
 def test_every_special_character_of_latex_is_escaped():
     escaped = latex_escaped(r"a_b & 50% #1 $x^2$ {y} ~z \end <>| − →")
 
