@@ -1,0 +1,1 @@
+"""What stopping weak trials saves: measured on real studies, and simulated at a scale that one machine has not."""
