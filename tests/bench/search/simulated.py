@@ -1,21 +1,21 @@
 """Searches on a cluster, simulated by recorded learning curves: the time until one of the best scores is reached.
 
-Who is promoted is decided by study/halving.py itself. A trial is one of the recorded ones, drawn anew each time; its
-epochs take the recorded times, divided by the speed of its nodes.
+A trial is one of the recorded ones, drawn anew each time; its epochs take the recorded times, divided by the speed of
+its nodes. Who is promoted is decided as in study/halving.py, whose functions look at all records each time.
 """
 
 from __future__ import annotations
 
+import bisect
 import csv
 import heapq
 import itertools
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from study.halving import RungRecord, goes_on, is_promotable, next_promotion
 
 NODES = 24
 """Of the cluster: 96 GPUs."""
@@ -41,7 +41,7 @@ class Curves:
 
     def share(self, first: int, last: int) -> float:
         """Of a trial's time that the epochs from `first` to before `last` take."""
-        return math.fsum(self.seconds[first:last]) / math.fsum(self.seconds)
+        return sum(self.seconds[first:last]) / sum(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,41 @@ class Machine:
         return float((2 * self.efficiency) ** math.log2(nodes / NODES_OF_A_TRIAL))
 
 
+class Rungs:
+    """What study/halving.py decides by the records of one bracket, for thousands of searches: each rung is sorted."""
+
+    def __init__(self, factor: int) -> None:
+        self._factor = factor
+        self._ranked: defaultdict[int, list[tuple[float, int, int]]] = defaultdict(list)
+        self._orders = itertools.count()
+
+    def reach(self, trial: int, rung: int, value: float) -> int:
+        """Add a record.
+
+        Returns:
+            How many of its rung are better.
+        """
+        record = (-value, next(self._orders), trial)
+        place = bisect.bisect(self._ranked[rung], record)
+        self._ranked[rung].insert(place, record)
+        return place
+
+    def goes_on(self, rung: int, place: int) -> bool:
+        return place < max(1, len(self._ranked[rung]) // self._factor)
+
+    def is_promotable(self, rung: int, place: int) -> bool:
+        return place < len(self._ranked[rung]) // self._factor
+
+    def next_promotion(self, held: Container[tuple[int, int]]) -> tuple[int, int] | None:
+        """One of the trials that wait, as their numbers and the rungs that they have reached."""
+        for rung in sorted(self._ranked, reverse=True):
+            ranked = self._ranked[rung]
+            for _, _, trial in ranked[: len(ranked) // self._factor]:
+                if (trial, rung) in held:
+                    return trial, rung
+        return None
+
+
 @dataclass
 class _Trial:
     number: int
@@ -82,64 +117,63 @@ class _Trial:
     """Done at the end of the part under way."""
 
 
-@dataclass
 class _Simulation:
-    curves: Curves
-    method: Method
-    machine: Machine
-    random: random.Random
-    free: int = NODES
-    records: list[RungRecord] = field(default_factory=list)
-    held: dict[int, _Trial] = field(default_factory=dict)
-    ends: list[tuple[float, int, _Trial]] = field(default_factory=list)
-    numbers: itertools.count[int] = field(default_factory=itertools.count)
+    def __init__(self, curves: Curves, method: Method, machine: Machine, seed: int) -> None:
+        self._curves, self._method, self._machine = curves, method, machine
+        self._random = random.Random(seed)
+        self._numbers = itertools.count()
+        self._rungs = Rungs(method.factor)
+        self._free = NODES
+        self._held: dict[tuple[int, int], _Trial] = {}
+        self._ends: list[tuple[float, int, _Trial]] = []
 
     def time_to(self, target: float) -> float:
         now = 0.0
         while True:
             self._fill(now)
-            now, _, trial = heapq.heappop(self.ends)
-            if trial.epochs == self.curves.epochs:
-                self.free += self.method.nodes(trial.rung)
-                if trial.scores[-1] >= target:
-                    return now
-            else:
+            now, _, trial = heapq.heappop(self._ends)
+            if trial.epochs < self._curves.epochs:
                 self._judge(trial, now)
+            elif trial.scores[-1] >= target:
+                return now
+            else:
+                self._free += self._method.nodes(trial.rung)
 
     def _fill(self, now: float) -> None:
         """Promotions first. One that needs more nodes than are free keeps them from new trials."""
         while True:
-            record = next_promotion(self.records, self.held, self.method.factor) if self.held else None
-            trial = self.held[record.trial] if record else None
-            if self.free < self.method.nodes(trial.rung if trial else 0):
+            promoted = self._rungs.next_promotion(self._held)
+            rung = 0 if promoted is None else promoted[1] + 1
+            if self._free < self._method.nodes(rung):
                 return
-            if trial is None:
-                number = next(self.numbers)
-                trial = _Trial(number, self.random.choice(self.curves.scores))
+            self._free -= self._method.nodes(rung)
+            if promoted is None:
+                trial = _Trial(next(self._numbers), self._random.choice(self._curves.scores))
+                self._train(trial, now, 0.0)
             else:
-                del self.held[trial.number]
-            self.free -= self.method.nodes(trial.rung)
-            self._train(trial, now, self.machine.restart if trial.rung else 0.0)
+                self._train(self._held.pop(promoted), now, self._machine.restart)
 
     def _judge(self, trial: _Trial, now: float) -> None:
-        record = RungRecord(trial.number, 0, trial.rung, trial.scores[trial.epochs - 1])
-        self.records.append(record)
-        nodes = self.method.nodes(trial.rung)
+        reached, nodes = trial.rung, self._method.nodes(trial.rung)
+        place = self._rungs.reach(trial.number, reached, trial.scores[trial.epochs - 1])
         trial.rung += 1
-        passes = (is_promotable if self.method.promotes else goes_on)(self.records, record, self.method.factor)
-        if passes and self.method.nodes(trial.rung) == nodes:
+        if self._method.promotes:
+            passes = self._rungs.is_promotable(reached, place)
+        else:
+            passes = self._rungs.goes_on(reached, place)
+        if passes and self._method.nodes(trial.rung) == nodes:
             self._train(trial, now, 0.0)
             return
-        self.free += nodes
-        if self.method.promotes:
-            self.held[trial.number] = trial
+        self._free += nodes
+        if self._method.promotes:
+            self._held[trial.number, reached] = trial
 
     def _train(self, trial: _Trial, now: float, delay: float) -> None:
-        first = trial.epochs
-        rungs = self.method.rungs
-        trial.epochs = rungs[trial.rung] if trial.rung < len(rungs) else self.curves.epochs
-        duration = self.curves.share(first, trial.epochs) / self.machine.speed(self.method.nodes(trial.rung))
-        heapq.heappush(self.ends, (now + delay + duration, trial.number, trial))
+        first, rungs = trial.epochs, self._method.rungs
+        trial.epochs = rungs[trial.rung] if trial.rung < len(rungs) else self._curves.epochs
+        share = self._curves.share(first, trial.epochs)
+        duration = share / self._machine.speed(self._method.nodes(trial.rung))
+        heapq.heappush(self._ends, (now + delay + duration, trial.number, trial))
 
 
 def times_to_target(
@@ -151,7 +185,7 @@ def times_to_target(
         For each search, in times of a whole trial on four nodes.
     """
     target = curves.target(within)
-    return [_Simulation(curves, method, machine, random.Random(seed)).time_to(target) for seed in range(searches)]
+    return [_Simulation(curves, method, machine, seed).time_to(target) for seed in range(searches)]
 
 
 def read_curves(path: Path) -> Curves:
