@@ -56,6 +56,9 @@ class StudySettings(_Table):
     warm_start: tuple[str, ...] = ()
     """Studies of the same search space, from whose completed trials the sampler learns as from its own: each STUDY or
     STUDY@URL, a database without password. No part of what a study is."""
+    replay: str | None = None
+    """A study, as STUDY or STUDY@URL, whose configurations come first, trial by trial. What it has no more of is
+    sampled."""
     configurations: tuple[dict[str, Scalar], ...] = ()
     """Values of all sampled parameters, taken in turn and over again in place of the sampler's."""
     test_split: bool = False
@@ -261,6 +264,7 @@ _IDENTITY_OF_STUDY = {
     "sampler",
     "seed",
     "repeats",
+    "replay",
     "configurations",
     "test_split",
 }
@@ -330,6 +334,8 @@ def _check_configurations(config: StudyConfig, path: str) -> None:
             f"{path}: study.test_split=true in a search would let the test split choose; leave it out: "
             "study/evaluate.py scores the best configurations on it, once."
         )
+    if config.study.replay is not None and config.study.configurations:
+        raise ConfigError(f"{path}: study.replay and study.configurations; leave one of them out.")
     parameters = config.search_space.parameters()
     for number, configuration in enumerate(config.study.configurations):
         where = f"{path}: study.configurations[{number}]"

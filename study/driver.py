@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +45,7 @@ from study.notify import Notifier
 from study.opening import bind_folder, open_study, record_opening, retry_failed
 from study.plan import StudyPlan
 from study.provenance import describe_opening
+from study.replay import describe_replay, recorded_configurations
 from study.samplers import check_sampler, sampler_of
 from study.stop_request import StopRequest
 from study.warm_start import earlier_trials
@@ -116,9 +116,9 @@ def rehearse(plan: StudyPlan, console: Console) -> None:
     """
     say = noting_on(console)
     _warn_of_insecurity(plan, say)
-    earlier_trials(plan.config)
+    replay = describe_replay(plan.config, earlier_trials(plan.config))
     preflight.check(plan, say, build=False)
-    dry_run.describe(plan, _job_script(plan), console)
+    dry_run.describe(plan, _job_script(plan), console, replay)
 
 
 def drive(
@@ -149,10 +149,11 @@ def drive(
         # Before the preflight, which takes longer and has no use for the password.
         check_connection(plan.database)
         settings, earlier = plan.config.study, earlier_trials(plan.config)
+        replayed = recorded_configurations(plan.config)
         preflight.check(plan, say)
-        sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue, earlier=earlier)
+        sampler = sampler_of(settings, plan.config.search_space, plan.config.enqueue, earlier, replayed)
         with _optuna_is_silent():
-            return _drive(plan, console, say, notifier, sampler_for, adopt, retry_failed_trials, attributes or {})
+            return _drive(plan, console, say, notifier, sampler, adopt, retry_failed_trials, attributes or {})
 
 
 def _drive(
@@ -160,7 +161,7 @@ def _drive(
     console: Console,
     say: Callable[[str], None],
     notifier: Notifier,
-    sampler_for: Callable[[int], optuna.samplers.BaseSampler],
+    sampler: optuna.samplers.BaseSampler,
     adopt: bool,
     retry_failed_trials: bool,
     attributes: Mapping[str, Any],
@@ -176,11 +177,11 @@ def _drive(
         stack.callback(_release, lease)
         stack.enter_context(keep_renewing(lease))
         with as_storage_errors(url):
-            study = open_study(storage, plan, sampler_for, attributes)
+            study = open_study(storage, plan, sampler, attributes)
             study_uuid = bind_folder(study, plan.folder, folder_of(url), adopt, say)
             if retry_failed_trials and (again := retry_failed(storage, study)):
                 say(f"trying again: trial {', '.join(map(str, again))}")
-                study = open_study(storage, plan, sampler_for)
+                study = open_study(storage, plan, sampler)
             record_opening(study, opening)
         stack.enter_context(_logging_to(plan.folder / "driver.log"))
         # Not before: until here there is no trial to pause, and Ctrl-C ends whatever is waited for.

@@ -16,8 +16,12 @@ from storage.protocol.codec import to_plain
 from study.plan import StudyPlan
 
 
-def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
-    """Print it; nothing is stored, submitted or made."""
+def describe(plan: StudyPlan, job_script: str | None, console: Console, replay: str | None = None) -> None:
+    """Print it; nothing is stored, submitted or made.
+
+    Args:
+        replay: What of an earlier study comes again, in words.
+    """
     config, layout, slurm = plan.config, plan.layout, plan.site.slurm
     request = plan.request(0, 1, float("inf") if slurm is None else float(slurm.walltime_s))
     table = Table(title=f"dry run: study {plan.name}", show_header=False, title_justify="left")
@@ -35,6 +39,8 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
     given = len(config.study.configurations)
     sampler = f"none, {given} configuration{'s' * (given > 1)} in turn" if given else config.study.sampler
     table.add_row("sampler", f"{sampler}; seed {config.study.seed}")
+    if replay is not None:
+        table.add_row("replay", escape(replay))
     pruner = config.pruner.resolved(config.training.epochs).model_dump(mode="json", exclude_none=True)
     table.add_row("pruner", escape(", ".join(f"{name}={value}" for name, value in pruner.items())))
     if budget := config.budget.model_dump(mode="json", exclude_defaults=True):

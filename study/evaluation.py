@@ -28,7 +28,7 @@ DEFAULT_TOP = 3
 DEFAULT_SEEDS = 5
 # Trials of a study, beyond those that it has, whose seeds the evaluation's must not meet.
 _TRIALS_TO_COME = 1000
-_OF_A_SEARCH = ("objectives", "constraint", "warm_start")
+_OF_A_SEARCH = ("objectives", "constraint", "warm_start", "replay")
 
 
 class EvaluationError(ValueError):

@@ -26,6 +26,19 @@ def url_of_study(name: str, storage: str | None, runs_dir: Path) -> URL:
     return parse_public_url(f"sqlite:///{runs_dir / name / 'study.db'}", "--runs-dir")
 
 
+def place_of(source: str, option: str, runs_dir: Path) -> tuple[str, URL]:
+    """Name and database of a study that a person names as STUDY or STUDY@URL.
+
+    Args:
+        option: With which it was named, for errors.
+
+    Raises:
+        StorageError: What should say where it is does not, or has a password in it. The message does not repeat it.
+    """
+    name, _, place = source.partition("@")
+    return name, parse_public_url(place, f"{option} {name}") if place else url_of_study(name, None, runs_dir)
+
+
 def find_study(url: URL, name: str) -> optuna.Study | None:
     """A study to read; None where there is none of this name, or no database. Makes nothing.
 

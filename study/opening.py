@@ -39,13 +39,12 @@ class StudyMismatchError(ValueError):
 def open_study(
     storage: BaseStorage,
     plan: StudyPlan,
-    sampler_for: Callable[[int], optuna.samplers.BaseSampler],
+    sampler: optuna.samplers.BaseSampler,
     attributes: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
     """Load the study, or create it with its identity.
 
     Args:
-        sampler_for: From the number of trials that the study already has to its sampler.
         attributes: Of a study that is created.
 
     Raises:
@@ -80,7 +79,7 @@ def open_study(
         )
     if study.user_attrs.get(schema.FULL_CONFIG) != (full := plan.full_config()):
         study.set_user_attr(schema.FULL_CONFIG, full)
-    study.sampler = sampler_for(len(study.get_trials(deepcopy=False)))
+    study.sampler = sampler
     return study
 
 

@@ -43,6 +43,8 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     named = {"study.trials": arguments.trials, "study.name": name}
     if arguments.warm_start:
         named["study.warm_start"] = json.dumps(arguments.warm_start)
+    if arguments.replay is not None:
+        named["study.replay"] = json.dumps(arguments.replay)
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
     if arguments.deterministic:
         flags.append("training.deterministic=true")
@@ -68,6 +70,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="STUDY[@URL]",
         help="have the sampler learn from an earlier study of the same search space, too; may be repeated",
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="STUDY[@URL]",
+        help="take the configurations of an earlier study of the same search space, sampler and seed, trial by trial",
     )
     add_options_of_drivers(parser)
     return parser.parse_args(argv)

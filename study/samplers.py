@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -12,6 +12,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from study.config import StudySettings
+from study.repeatable import Repeatable
+from study.search_space import SearchSpace
 from study.seeds import derive_seed
 
 
@@ -86,6 +88,17 @@ class FixedConfigurations(_ByParameter):
         return self._configurations[trial.number % len(self._configurations)][param_name]
 
 
+class NSGAIISampler(optuna.samplers.NSGAIISampler):
+    """Optuna's, under the name by which it knows its own rows, with a generation's parents always in one order.
+
+    Optuna's has them in order of rank when it has just chosen them and in order of number when it reads them back, and
+    draws from them by their places.
+    """
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
+
+
 class Repeating(_Around):
     """Another sampler's configurations, each several times in a row."""
 
@@ -115,7 +128,7 @@ class Repeating(_Around):
         return None if number == trial.number else study.get_trials(deepcopy=False)[number]
 
 
-class EnqueuedFirst(_Around):
+class GivenFirst(_Around):
     """Given configurations for the first trials, by their numbers; what they leave open, and all others, is sampled."""
 
     def __init__(self, sampler: BaseSampler, configurations: Sequence[Mapping[str, Any]], repeats: int) -> None:
@@ -141,45 +154,6 @@ class EnqueuedFirst(_Around):
         return self._configurations[index] if index < len(self._configurations) else {}
 
 
-class Seeing(_Around):
-    """Another sampler, which sees other trials than the study has."""
-
-    def __init__(self, sampler: BaseSampler, view: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
-        """
-        Args:
-            view: From the study's trials to those that the sampler sees.
-        """
-        super().__init__(sampler)
-        self._view = view
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(self._seen(study), trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
-
-    def _seen(self, study: optuna.Study) -> optuna.Study:
-        return cast("optuna.Study", _SeenStudy(study, self._view))
-
-
-class _SeenStudy:
-    """A study as a sampler sees it."""
-
-    def __init__(self, study: optuna.Study, view: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
-        self._study, self._view = study, view
-
-    def _get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        # Optuna's own name, under which its samplers ask.
-        return self._view(self._study._get_trials(*arguments, **options))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-
 def _without_pruned(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Optuna's TPE ranks pruned trials by their last epoch, and asks for the one direction of the study to do it: with
     several objectives that is an error.
@@ -203,10 +177,12 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
     "gp": _gp,
     "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
-    "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "nsgaii": lambda seed: NSGAIISampler(seed=seed),
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True),
 }
 OF_ONE_OBJECTIVE = ("cmaes",)
+GO_ON_FROM_THE_DATABASE = ("qmc",)
+"""Those whose place in a sequence is in the database: asked for a trial again, they give the next point."""
 LEARN_FROM_EARLIER = ("tpe", "cmaes")
 """Those that a warm start helps."""
 
@@ -217,7 +193,7 @@ def check_sampler(settings: StudySettings) -> None:
     Raises:
         SamplerError: There is none of this name, it lacks a package, or it cannot do what the study asks for.
     """
-    build_sampler(settings.sampler, seed=0, finished_trials=0)
+    _new_sampler(settings.sampler, settings.seed)
     if len(settings.goals) > 1 and settings.sampler in OF_ONE_OBJECTIVE:
         raise SamplerError(
             f"study.sampler={settings.sampler!r} has one objective only, and study.objectives names "
@@ -233,50 +209,62 @@ def check_sampler(settings: StudySettings) -> None:
 
 def sampler_of(
     settings: StudySettings,
-    finished_trials: int,
+    search_space: SearchSpace,
     enqueue: Sequence[Mapping[str, Any]] = (),
     earlier: Sequence[FrozenTrial] = (),
+    replayed: Sequence[Mapping[str, Any]] = (),
 ) -> BaseSampler:
-    """What gives a study's trials their parameters; see `build_sampler`.
+    """What gives a study's trials their parameters.
 
     Args:
         enqueue: Parameters, not all of them necessarily, of the first configurations.
         earlier: Complete trials of other studies, from which it learns as from its own.
+        replayed: Parameters of the first trials, by their numbers; they come before anything else.
     """
     if settings.configurations:
         return FixedConfigurations(settings.configurations)
-    sampler: BaseSampler
-    if settings.sampler == "random":
-        sampler = RandomByTrialNumber(settings.seed, settings.repeats)
-    else:
-        sampler = build_sampler(settings.sampler, settings.seed, finished_trials, earlier)
-        if len(settings.goals) > 1:
-            sampler = Seeing(sampler, _without_pruned)
-        sampler = sampler if settings.repeats == 1 else Repeating(sampler, settings.repeats)
-    return EnqueuedFirst(sampler, enqueue, settings.repeats) if enqueue else sampler
+    sampler: BaseSampler = build_sampler(settings, search_space, earlier)
+    if settings.repeats > 1:
+        sampler = Repeating(sampler, settings.repeats)
+    if enqueue:
+        sampler = GivenFirst(sampler, enqueue, settings.repeats)
+    return GivenFirst(sampler, replayed, repeats=1) if replayed else sampler
 
 
-def build_sampler(name: str, seed: int, finished_trials: int, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
-    """The sampler of a name.
-
-    Args:
-        finished_trials: Those of earlier runs: samplers that draw from a sequence would repeat it after a resume, so
-            all but `random`, which goes by the trial's number, and `qmc`, whose position in the sequence is in the
-            database, are seeded with it.
-        earlier: Complete trials of other studies.
+def build_sampler(
+    settings: StudySettings, search_space: SearchSpace, earlier: Sequence[FrozenTrial] = ()
+) -> Repeatable:
+    """What samples a study's configurations, apart from those that are given.
 
     Raises:
-        SamplerError: There is none of this name.
+        SamplerError: There is none of this name, or it lacks a package.
     """
+    name, seed = settings.sampler, settings.seed
+
+    def fresh(number: int, attempt: int) -> BaseSampler:
+        match name:
+            case "random":
+                return RandomByTrialNumber(seed if attempt == 0 else derive_seed(seed, attempt), settings.repeats)
+            case _ if name in GO_ON_FROM_THE_DATABASE:
+                return _new_sampler(name, seed)
+            case _:
+                return _new_sampler(name, derive_seed(seed, number, attempt), earlier)
+
+    def view(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        # CMA-ES has a way of its own to learn from them.
+        seen = trials if name == "cmaes" else [*earlier, *trials]
+        return seen if len(settings.goals) == 1 else _without_pruned(seen)
+
+    return Repeatable(fresh, seed, search_space.distributions(), view)
+
+
+def _new_sampler(name: str, seed: int, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
     if name not in SAMPLERS:
         raise SamplerError(f"study.sampler={name!r}; it must be one of {', '.join(SAMPLERS)}.")
-    repeats_nothing = name in {"random", "qmc"}
-    own_seed = seed if repeats_nothing else derive_seed(seed, finished_trials)
     with warnings.catch_warnings():
         # Versions are pinned: that an interface may change is nothing to a person who runs a study.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if earlier and name == "cmaes":
             # Warm starting CMA-ES: Nomura et al. 2021, arXiv:2012.06932.
-            return optuna.samplers.CmaEsSampler(seed=own_seed, source_trials=[*earlier])
-        sampler = SAMPLERS[name](own_seed)
-    return Seeing(sampler, lambda trials: [*earlier, *trials]) if earlier else sampler
+            return optuna.samplers.CmaEsSampler(seed=seed, source_trials=[*earlier])
+        return SAMPLERS[name](seed)

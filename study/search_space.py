@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
 
 Scalar = bool | int | float | str
 
@@ -110,6 +111,19 @@ class SearchSpace(BaseModel):
     def parameters(self) -> dict[str, FloatRange | IntRange | Choices]:
         """All parameters by name."""
         return {name: parameter for _, table in self for name, parameter in table.items()}
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What Optuna samples each parameter from, as trials have it."""
+        # Imported here: a config is checked without Optuna, which takes seconds.
+        from optuna.trial import FixedTrial
+
+        values = {
+            name: each.choices[0] if isinstance(each, Choices) else each.low for name, each in self.parameters().items()
+        }
+        trial = FixedTrial(values)
+        for name, parameter in self.parameters().items():
+            parameter.suggest(trial, name)  # type: ignore[arg-type]  # it has what is asked of it
+        return trial.distributions
 
     def sample(self, trial: optuna.Trial) -> dict[str, Any]:
         """A value for each parameter. Those that the trial has already keep theirs."""

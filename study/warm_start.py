@@ -4,36 +4,18 @@ from __future__ import annotations
 
 from copy import copy
 
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from sqlalchemy import URL
 
-from storage.database.endpoint import as_storage_errors, open_existing_study, parse_public_url
+from storage.database.endpoint import as_storage_errors, open_existing_study
 from study.config import StudyConfig
-from study.finding import url_of_study
+from study.finding import place_of
 from study.finished_trials import completed_trials
-from study.search_space import Choices
 
 
 class WarmStartError(ValueError):
     """An earlier study has nothing to learn from for this one. The message says what to do."""
-
-
-def _earlier_studies(config: StudyConfig) -> list[tuple[str, URL]]:
-    """Name and database of each study that a config names.
-
-    Raises:
-        StorageError: What should say where it is does not, or has a password in it. The message does not repeat it.
-    """
-    found = []
-    for source in config.study.warm_start:
-        name, _, place = source.partition("@")
-        where = f"--warm-start {name}"
-        found.append(
-            (name, parse_public_url(place, where) if place else url_of_study(name, None, config.study.runs_dir))
-        )
-    return found
 
 
 def earlier_trials(config: StudyConfig) -> list[FrozenTrial]:
@@ -43,7 +25,8 @@ def earlier_trials(config: StudyConfig) -> list[FrozenTrial]:
         StorageError: There is no such database or study.
         WarmStartError: A study has no complete trial, another search space or other objectives.
     """
-    found = [trial for name, url in _earlier_studies(config) for trial in _trials_of(name, url, config)]
+    places = [place_of(source, "--warm-start", config.study.runs_dir) for source in config.study.warm_start]
+    found = [trial for name, url in places for trial in _trials_of(name, url, config)]
     numbered = []
     for number, trial in enumerate(found, start=-len(found)):
         numbered.append(copy(trial))
@@ -67,7 +50,7 @@ def _trials_of(name: str, url: URL, config: StudyConfig) -> list[FrozenTrial]:
             f"{where}: this study optimises {', '.join(metrics)}, the new one {', '.join(goals)}; their values do not "
             "compare: name another one."
         )
-    distributions = _distributions(config)
+    distributions = config.search_space.distributions()
     for trial in trials:
         if trial.distributions != distributions:
             raise WarmStartError(
@@ -75,16 +58,6 @@ def _trials_of(name: str, url: URL, config: StudyConfig) -> list[FrozenTrial]:
                 f"{_words(distributions)}; a sampler learns from the same search space only."
             )
     return trials
-
-
-def _distributions(config: StudyConfig) -> dict[str, BaseDistribution]:
-    """As the study's own trials will have them."""
-    parameters = config.search_space.parameters()
-    values = {name: each.choices[0] if isinstance(each, Choices) else each.low for name, each in parameters.items()}
-    trial = optuna.trial.FixedTrial(values)
-    for name, parameter in parameters.items():
-        parameter.suggest(trial, name)  # type: ignore[arg-type]  # it has what is asked of it
-    return trial.distributions
 
 
 def _words(distributions: dict[str, BaseDistribution]) -> str:

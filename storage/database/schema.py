@@ -35,6 +35,8 @@ SPEC_SHA256 = "spec_sha256"
 ATTEMPTS = "attempts"
 FORGIVEN_ATTEMPTS = "forgiven_attempts"
 VERDICTS = "verdicts"
+UNDER_WAY = "under_way"
+"""Of a trial that was sampled: numbers of those before it that were not told then. All others were."""
 _CURVE = "epochs:"
 CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_micro", "f1_macro", "samples_per_s", "wall_s")
 """Fields of EpochMetrics that are kept for every epoch; the objective is the trial's intermediate value."""

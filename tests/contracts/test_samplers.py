@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 
 import optuna
 import pytest
+from optuna.trial import FrozenTrial, TrialState
 
-from study.samplers import SAMPLERS, SamplerError, build_sampler
+from study.config import StudySettings
+from study.repeatable import Repeatable
+from study.samplers import GO_ON_FROM_THE_DATABASE, SAMPLERS, SamplerError, build_sampler, check_sampler
 from study.search_space import SearchSpace
 
 SPACE = SearchSpace.model_validate(
@@ -36,10 +40,15 @@ def sampler_name(request) -> str:
     return request.param
 
 
+def sampler_named(sampler_name: str) -> Repeatable:
+    """As a driver has it."""
+    return build_sampler(StudySettings(name="s", trials=1, sampler=sampler_name, seed=7), SPACE)
+
+
 def run_driver(storage: optuna.storages.BaseStorage, sampler_name: str, trials: int = TRIALS_PER_RUN) -> list[dict]:
     """The configurations of one driver's run, with a sampler of its own as each driver has it."""
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
-    study.sampler = build_sampler(sampler_name, seed=7, finished_trials=len(study.trials))
+    study.sampler = sampler_named(sampler_name)
     configurations = []
     for _ in range(trials):
         trial = study.ask()
@@ -75,8 +84,101 @@ def test_the_same_seed_gives_the_same_study(sampler_name):
     assert runs[0] == runs[1]
 
 
+def run_in_parallel(study: optuna.Study, sampler_name: str, order: random.Random, trials: int) -> None:
+    """Trials until there are so many, four under way at once, which end in any order: completed, pruned or failed.
+
+    Half-way another driver takes over, with a sampler of its own.
+    """
+    count = 0
+    while count < trials or under_way(study):
+        if count < trials and len(under_way(study)) < 4:
+            if count in (0, trials // 2):
+                study.sampler = sampler_named(sampler_name)
+            SPACE.sample(study.ask())
+            count += 1
+            continue
+        trial = order.choice(under_way(study))
+        state = order.choices([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL], weights=[0.8, 0.1, 0.1])[0]
+        study._storage.set_trial_intermediate_value(trial._trial_id, 0, 0.1)
+        study.tell(trial.number, score(trial.params) if state is TrialState.COMPLETE else None, state=state)
+
+
+def under_way(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+
+
+def score(parameters: dict) -> float:
+    return 1 - abs(parameters["learning_rate"] - 0.03) - abs(parameters["momentum"] - 0.5)
+
+
+def test_each_configuration_can_be_had_again_from_the_database_whatever_ended_first(sampler_name):
+    if sampler_name in GO_ON_FROM_THE_DATABASE:
+        pytest.skip("goes on by the place in the sequence that is in the database")
+    study = optuna.create_study(direction="maximize")
+    # More than a generation of NSGA-II, of 50 completed trials.
+    run_in_parallel(study, sampler_name, random.Random(1), trials=90)
+    sampler, trials = sampler_named(sampler_name), study.get_trials(deepcopy=False)
+
+    again = {trial.number: sampler.ask_again(study, trial) for trial in random.Random(2).sample(trials, 90)}
+
+    assert again == {trial.number: trial.params for trial in trials}
+
+
+def test_studies_in_which_trials_end_in_one_order_are_one_study(sampler_name):
+    studies = [optuna.create_study(direction="maximize") for _ in range(2)]
+    for study in studies:
+        run_in_parallel(study, sampler_name, random.Random(1), trials=30)
+
+    assert [trial.params for trial in studies[0].trials] == [trial.params for trial in studies[1].trials]
+
+
+def test_a_driver_that_dies_in_sampling_leaves_its_configuration_to_the_next_one(sampler_name):
+    if sampler_name in GO_ON_FROM_THE_DATABASE:
+        pytest.skip("the next driver draws the next point")
+    studies = [optuna.create_study(direction="maximize") for _ in range(2)]
+    for study in studies:
+        run_in_parallel(study, sampler_name, random.Random(1), trials=20)
+        study.sampler = sampler_named(sampler_name)
+        other = study.ask()
+        SPACE.sample(other)
+        half = study.ask()
+        half.suggest_int("width", 4, 64)
+        if study is studies[0]:
+            # Between the death of the one driver and the first question of the next one.
+            study.tell(other, 0.9)
+        study.sampler = sampler_named(sampler_name)
+        SPACE.sample(optuna.trial.Trial(study, half._trial_id))
+
+    assert studies[0].trials[-1].params == studies[1].trials[-1].params
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_two_trials_under_way_have_one_configuration_unless_there_is_no_other(sampler_name, seed):
+    few = SearchSpace.model_validate(
+        {
+            "model": {"width": {"type": "int", "low": 4, "high": 6}},
+            "optimizer": {"nesterov": {"type": "categorical", "choices": [False, True]}},
+        }
+    )
+    study = optuna.create_study(direction="maximize")
+    study.sampler = build_sampler(StudySettings(name="s", trials=1, sampler=sampler_name, seed=seed), few)
+    order = random.Random(seed)
+    for _ in range(15):
+        while len(under_way(study)) < 6:
+            few.sample(study.ask())
+        assert len({tuple(trial.params.values()) for trial in under_way(study)}) == 6
+        for trial in order.sample(under_way(study), order.randint(1, 6)):
+            study.tell(trial.number, trial.params["width"])
+
+    while len(under_way(study)) < 6:
+        few.sample(study.ask())
+    one_more = few.sample(study.ask())
+
+    assert one_more in [trial.params for trial in under_way(study)[:6]]
+
+
 def test_configurations_that_are_asked_for_at_once_differ(sampler_name):
-    study = optuna.create_study(sampler=build_sampler(sampler_name, seed=7, finished_trials=0), direction="maximize")
+    study = optuna.create_study(sampler=sampler_named(sampler_name), direction="maximize")
 
     at_once = [tuple(SPACE.sample(study.ask()).values()) for _ in range(4)]
 
@@ -86,11 +188,10 @@ def test_configurations_that_are_asked_for_at_once_differ(sampler_name):
 def test_a_trial_that_an_earlier_driver_left_behind_keeps_its_configuration(sampler_name):
     storage = optuna.storages.InMemoryStorage()
     run_driver(storage, sampler_name)
-    study = optuna.load_study(storage=storage, study_name="s", sampler=build_sampler(sampler_name, 7, TRIALS_PER_RUN))
+    study = optuna.load_study(storage=storage, study_name="s", sampler=sampler_named(sampler_name))
     before = SPACE.sample(study.ask())
 
-    next_sampler = build_sampler(sampler_name, 7, TRIALS_PER_RUN + 1)
-    resumed = optuna.load_study(storage=storage, study_name="s", sampler=next_sampler)
+    resumed = optuna.load_study(storage=storage, study_name="s", sampler=sampler_named(sampler_name))
     adopted = optuna.trial.Trial(resumed, resumed.trials[-1]._trial_id)
 
     assert SPACE.sample(adopted) == before
@@ -101,4 +202,4 @@ def test_the_sampler_that_needs_pytorch_says_so_and_names_the_others():
     with pytest.raises(
         SamplerError, match=r"'gp' needs PyTorch.*uv pip install torch.*random, tpe, cmaes, nsgaii, qmc"
     ):
-        build_sampler("gp", seed=0, finished_trials=0)
+        check_sampler(StudySettings(name="s", trials=1, sampler="gp"))

@@ -239,7 +239,7 @@ class SimulatedDriver:
         self.world.after(RENEW_EVERY_S, self._renew)
         plan = replace(universe.plan, config=universe.plan.config)
         storage = DriversStorage(universe.database, self)
-        study = open_study(storage, plan, lambda finished: RandomByTrialNumber(plan.config.study.seed))
+        study = open_study(storage, plan, RandomByTrialNumber(plan.config.study.seed))
         view = RecordingView(self.world, self.name)
         study_uuid = bind_folder(
             study, plan.folder, None, universe.person_adopts, view.notice, files, universe.new_uuid

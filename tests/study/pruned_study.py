@@ -206,7 +206,7 @@ class PrunedStudy:
 
     def _new_loop(self) -> StudyLoop:
         settings = self.plan.config.study
-        study = open_study(self.storage, self.plan, lambda n: RandomByTrialNumber(settings.seed))
+        study = open_study(self.storage, self.plan, RandomByTrialNumber(settings.seed))
         uuid = bind_folder(study, self.plan.folder, None, False, self.view.notice)
         ledger = Ledger(
             study,

@@ -59,7 +59,7 @@ class Place:
         self.storage = open_storage(self.url)
 
     def open(self, plan: StudyPlan, **attributes) -> optuna.Study:
-        return open_study(self.storage, plan, lambda finished: sampler_of(plan.config.study, finished), attributes)
+        return open_study(self.storage, plan, sampler_of(plan.config.study, plan.config.search_space), attributes)
 
     def search(self, *trials: FrozenTrial) -> optuna.Study:
         study = self.open(self.plan)

@@ -72,7 +72,7 @@ class Study:
         return StudyLoop(self.plan, uuid, ledger, self.pool, self.view, self.stop, self.clock)
 
     def open(self) -> optuna.Study:
-        return open_study(self.storage, self.plan, lambda n: RandomByTrialNumber(self.plan.config.study.seed))
+        return open_study(self.storage, self.plan, RandomByTrialNumber(self.plan.config.study.seed))
 
     def run(self) -> None:
         """A driver, to its end."""

@@ -22,9 +22,19 @@ from study.objectives import Constraint, Objective, pareto_front
 from study.reporting.load import read_arm
 from study.reporting.summary import pareto_front as front_table
 from study.samplers import OF_ONE_OBJECTIVE, SAMPLERS, SamplerError, check_sampler, sampler_of
+from study.search_space import SearchSpace
 from tests.study.pruned_study import PrunedStudy
-from tests.study.reporting.made_studies import SPACE, completed
+from tests.study.reporting.made_studies import completed
 from tests.study.small_study import write_config
+
+SEARCH_SPACE = SearchSpace.model_validate(
+    {
+        "optimizer": {
+            "learning_rate": {"type": "float", "low": 1e-3, "high": 1.0, "log": True},
+            "momentum": {"type": "float", "low": 0.0, "high": 0.9},
+        }
+    }
+)
 
 BOTH = 'study.objectives=["f1_micro", "-node_hours"]'
 
@@ -132,9 +142,9 @@ def test_a_sampler_that_cannot_do_it_is_refused_by_name(settings, words):
 def test_every_sampler_of_several_objectives_learns_from_trials_of_every_end(name):
     settings = StudySettings(name="s", trials=30, sampler=name, objectives=("f1_micro", "-node_hours"))
     study = optuna.create_study(directions=[goal.direction for goal in settings.goals])
+    study.sampler = sampler_of(settings, SEARCH_SPACE)
     for number in range(30):
-        study.sampler = sampler_of(settings, number)
-        trial = study.ask(SPACE)
+        trial = study.ask(SEARCH_SPACE.distributions())
         trial.storage.set_trial_intermediate_value(trial._trial_id, 0, 0.5)
         match number % 5:
             case 3:

@@ -32,9 +32,7 @@ class Opening:
     said: list[str] = field(default_factory=list)
 
     def open(self, plan: StudyPlan | None = None) -> optuna.Study:
-        return open_study(
-            self.storage, plan or self.plan, lambda finished: optuna.samplers.RandomSampler(seed=finished)
-        )
+        return open_study(self.storage, plan or self.plan, optuna.samplers.RandomSampler(seed=0))
 
     def bind(self, folder: Path | None = None, adopt: bool = False, database_dir: Path | None = None) -> str:
         return bind_folder(self.open(), folder or self.plan.folder, database_dir, adopt, self.said.append)
@@ -88,24 +86,12 @@ def test_the_whole_config_is_that_of_the_last_driver_and_names_places_that_do_no
 
 
 def test_further_attributes_are_those_of_a_new_study_alone(opening):
-    def sampler_for(finished: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.RandomSampler()
+    sampler = optuna.samplers.RandomSampler()
 
-    created = open_study(opening.storage, opening.plan, sampler_for, {"of": "the first"})
-    again = open_study(opening.storage, opening.plan, sampler_for, {"of": "the second"})
+    created = open_study(opening.storage, opening.plan, sampler, {"of": "the first"})
+    again = open_study(opening.storage, opening.plan, sampler, {"of": "the second"})
 
     assert created.user_attrs["of"] == again.user_attrs["of"] == "the first"
-
-
-def test_a_resumed_study_gets_a_sampler_for_the_trials_that_it_has(opening):
-    study = opening.open()
-    for _ in range(3):
-        study.tell(study.ask(), 0.5)
-    asked_for = []
-
-    open_study(opening.storage, opening.plan, lambda n: asked_for.append(n) or optuna.samplers.RandomSampler())
-
-    assert asked_for == [3]
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,12 @@ def test_a_dry_run_prints_the_very_request_that_the_run_sends(study):
     assert printed == sent
 
 
+def test_a_dry_run_of_a_replay_asks_the_sampler_again(study):
+    dry = study.workplace.run("--dry-run", "--name", "again", "--replay", "small", COLUMNS="160")
+
+    assert "3 configurations of small; asked again, the sampler gives the same" in dry.output
+
+
 def test_a_dry_run_shows_another_site_s_job_and_what_it_has_still_to_be_told(tmp_path):
     dry = new_workplace(tmp_path).run("--dry-run", "--site", "jureca-dc")
 

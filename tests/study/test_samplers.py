@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from study.config import StudySettings
-from study.samplers import RandomByTrialNumber, SamplerError, build_sampler, check_sampler, sampler_of
+from study.samplers import RandomByTrialNumber, SamplerError, check_sampler, sampler_of
 from study.search_space import SearchSpace
 from study.seeds import derive_seed
 from tests.architecture.sources import REPOSITORY
@@ -119,7 +119,7 @@ def test_a_derived_seed_is_of_all_its_parts_and_fits_everywhere():
 
 def test_an_unknown_sampler_is_refused_and_those_that_exist_are_listed():
     with pytest.raises(SamplerError, match=r"study\.sampler='grid'.* random, tpe, gp, cmaes, nsgaii, qmc"):
-        build_sampler("grid", seed=0, finished_trials=0)
+        check_sampler(StudySettings(name="s", trials=1, sampler="grid"))
 
 
 def test_a_sampler_whose_package_is_missing_is_refused_before_there_is_a_study(monkeypatch):
@@ -137,7 +137,7 @@ def sample_by(count: int, **settings: object) -> list[dict]:
     chosen = StudySettings.model_validate({"name": "s", "trials": count, "seed": SEED, **settings})
     configurations = []
     for number in range(count):
-        study.sampler = sampler_of(chosen, finished_trials=number)
+        study.sampler = sampler_of(chosen, space())
         trial = study.ask()
         configurations.append(space().sample(trial))
         study.tell(trial, 0.1 * number)
@@ -169,9 +169,9 @@ def test_enqueued_configurations_come_first_and_what_they_leave_open_is_sampled(
     settings = StudySettings(name="s", trials=5, repeats=repeats, sampler=name, seed=SEED)
     configurations = []
     study = optuna.create_study()
-    for number in range(5 * repeats):
+    for _ in range(5 * repeats):
         # As a driver after another one has it.
-        study.sampler = sampler_of(settings, number, enqueue)
+        study.sampler = sampler_of(settings, space(), enqueue)
         trial = study.ask()
         configurations.append(space().sample(trial))
         study.tell(trial, 0.5)

@@ -31,7 +31,7 @@ def store_earlier(folder: Path, name: str, *overrides: str, trials: int = 20) ->
     url = f"sqlite:///{folder / 'runs' / name / 'study.db'}"
     (folder / "runs" / name).mkdir(parents=True)
     storage = optuna.storages.RDBStorage(url)
-    study = open_study(storage, plan, lambda n: optuna.samplers.RandomSampler(seed=n))
+    study = open_study(storage, plan, optuna.samplers.RandomSampler(seed=0))
     for number in range(trials):
         trial = study.ask()
         plan.config.search_space.sample(trial)
@@ -49,11 +49,11 @@ def config(folder: Path, *overrides: str) -> StudyConfig:
     return load_config(write_config(folder), [f"study.runs_dir={folder / 'runs'}", *overrides])
 
 
-def first_rates(settings, earlier: list[FrozenTrial], count: int = 8) -> list[float]:
+def first_rates(asked: StudyConfig, earlier: list[FrozenTrial], count: int = 8) -> list[float]:
     study = optuna.create_study(direction="maximize")
     rates = []
-    for number in range(count):
-        study.sampler = sampler_of(settings, number, earlier=earlier)
+    study.sampler = sampler_of(asked.study, asked.search_space, earlier=earlier)
+    for _ in range(count):
         trial = study.ask()
         rates.append(trial.suggest_float("learning_rate", 1e-3, 1.0, log=True))
         study.tell(trial, 0.5)
@@ -75,8 +75,8 @@ def test_a_sampler_begins_where_earlier_trials_were_good(tmp_path, sampler):
     store_earlier(tmp_path, "first")
     asked = config(tmp_path, "study.warm_start=['first']", f"study.sampler={sampler}")
 
-    warm = first_rates(asked.study, earlier_trials(asked))
-    cold = first_rates(asked.study, [])
+    warm = first_rates(asked, earlier_trials(asked))
+    cold = first_rates(asked, [])
 
     def near(rates: list[float]) -> int:
         return sum(GOOD / 4 < rate < GOOD * 4 for rate in rates)
@@ -117,7 +117,7 @@ def test_a_study_of_something_else_is_refused(tmp_path, overrides, words):
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'runs/first/study.db'}")
         made = completed(0, 0.5)
         made.values = [0.5, 1.0]
-        open_study(storage, plan, lambda n: optuna.samplers.RandomSampler()).add_trial(made)
+        open_study(storage, plan, optuna.samplers.RandomSampler()).add_trial(made)
     else:
         store_earlier(tmp_path, "first", *overrides, trials=1)
 
