@@ -38,6 +38,8 @@ class Repeatable(BaseSampler):
         seed: Of what is drawn when the sampler insists on configurations that are under way.
         space: All that a trial samples.
         view: From the trials before one to those that its sampler sees.
+        goes_by_number: Whether a configuration is to follow from the trial's number alone, whatever ends first: then it
+            differs from those of all trials before it.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class Repeatable(BaseSampler):
         seed: int,
         space: Mapping[str, BaseDistribution],
         view: View = list,
+        goes_by_number: bool = False,
     ) -> None:
-        self._fresh, self._seed, self._view = fresh, seed, view
+        self._fresh, self._seed, self._view, self._goes_by_number = fresh, seed, view, goes_by_number
         # Optuna itself gives a parameter its only value.
         self._space = {name: each for name, each in space.items() if not each.single()}
 
@@ -90,7 +93,7 @@ class Repeatable(BaseSampler):
         taken = [
             {name: other.params.get(name) for name in self._space}
             for other in before
-            if other.state is TrialState.RUNNING
+            if self._goes_by_number or other.state is TrialState.RUNNING
         ]
         proposals = self._proposals(seen, trial)
         first = next(proposals)

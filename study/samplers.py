@@ -183,6 +183,8 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 OF_ONE_OBJECTIVE = ("cmaes",)
 GO_ON_FROM_THE_DATABASE = ("qmc",)
 """Those whose place in a sequence is in the database: asked for a trial again, they give the next point."""
+BY_NUMBER = ("random", "qmc")
+"""Those whose configuration follows from the trial's number, so that arms of one seed have the same ones."""
 LEARN_FROM_EARLIER = ("tpe", "cmaes")
 """Those that a warm start helps."""
 
@@ -255,7 +257,7 @@ def build_sampler(
         seen = trials if name == "cmaes" else [*earlier, *trials]
         return seen if len(settings.goals) == 1 else _without_pruned(seen)
 
-    return Repeatable(fresh, seed, search_space.distributions(), view)
+    return Repeatable(fresh, seed, search_space.distributions(), view, goes_by_number=name in BY_NUMBER)
 
 
 def _new_sampler(name: str, seed: int, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:

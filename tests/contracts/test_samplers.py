@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.config import StudySettings
 from study.repeatable import Repeatable
-from study.samplers import GO_ON_FROM_THE_DATABASE, SAMPLERS, SamplerError, build_sampler, check_sampler
+from study.samplers import BY_NUMBER, GO_ON_FROM_THE_DATABASE, SAMPLERS, SamplerError, build_sampler, check_sampler
 from study.search_space import SearchSpace
 
 SPACE = SearchSpace.model_validate(
@@ -33,6 +33,10 @@ def is_usable(sampler_name: str) -> bool:
     """`gp` joins in where somebody has installed PyTorch; without it, the test at the end holds its error."""
     package = NEEDS.get(sampler_name)
     return package is None or importlib.util.find_spec(package) is not None
+
+
+REPEATABLE = [name for name in SAMPLERS if is_usable(name) and name not in GO_ON_FROM_THE_DATABASE]
+"""Those that can be asked for a trial again."""
 
 
 @pytest.fixture(params=filter(is_usable, SAMPLERS))
@@ -111,9 +115,8 @@ def score(parameters: dict) -> float:
     return 1 - abs(parameters["learning_rate"] - 0.03) - abs(parameters["momentum"] - 0.5)
 
 
+@pytest.mark.parametrize("sampler_name", REPEATABLE)
 def test_each_configuration_can_be_had_again_from_the_database_whatever_ended_first(sampler_name):
-    if sampler_name in GO_ON_FROM_THE_DATABASE:
-        pytest.skip("goes on by the place in the sequence that is in the database")
     study = optuna.create_study(direction="maximize")
     # More than a generation of NSGA-II, of 50 completed trials.
     run_in_parallel(study, sampler_name, random.Random(1), trials=90)
@@ -132,9 +135,8 @@ def test_studies_in_which_trials_end_in_one_order_are_one_study(sampler_name):
     assert [trial.params for trial in studies[0].trials] == [trial.params for trial in studies[1].trials]
 
 
+@pytest.mark.parametrize("sampler_name", REPEATABLE)
 def test_a_driver_that_dies_in_sampling_leaves_its_configuration_to_the_next_one(sampler_name):
-    if sampler_name in GO_ON_FROM_THE_DATABASE:
-        pytest.skip("the next driver draws the next point")
     studies = [optuna.create_study(direction="maximize") for _ in range(2)]
     for study in studies:
         run_in_parallel(study, sampler_name, random.Random(1), trials=20)
@@ -153,28 +155,59 @@ def test_a_driver_that_dies_in_sampling_leaves_its_configuration_to_the_next_one
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_two_trials_under_way_have_one_configuration_unless_there_is_no_other(sampler_name, seed):
-    few = SearchSpace.model_validate(
-        {
-            "model": {"width": {"type": "int", "low": 4, "high": 6}},
-            "optimizer": {"nesterov": {"type": "categorical", "choices": [False, True]}},
-        }
-    )
-    study = optuna.create_study(direction="maximize")
-    study.sampler = build_sampler(StudySettings(name="s", trials=1, sampler=sampler_name, seed=seed), few)
+@pytest.mark.parametrize("learning_name", [name for name in SAMPLERS if is_usable(name) and name not in BY_NUMBER])
+def test_no_two_trials_under_way_have_one_configuration_unless_there_is_no_other(learning_name, seed):
+    study = study_of_six_configurations(learning_name, seed)
     order = random.Random(seed)
     for _ in range(15):
         while len(under_way(study)) < 6:
-            few.sample(study.ask())
+            SIX.sample(study.ask())
         assert len({tuple(trial.params.values()) for trial in under_way(study)}) == 6
         for trial in order.sample(under_way(study), order.randint(1, 6)):
             study.tell(trial.number, trial.params["width"])
 
     while len(under_way(study)) < 6:
-        few.sample(study.ask())
-    one_more = few.sample(study.ask())
+        SIX.sample(study.ask())
+    one_more = SIX.sample(study.ask())
 
     assert one_more in [trial.params for trial in under_way(study)[:6]]
+
+
+@pytest.mark.parametrize("name_by_number", BY_NUMBER)
+def test_by_number_no_configuration_comes_again_before_all_have_come(name_by_number):
+    study = study_of_six_configurations(name_by_number, seed=0)
+
+    configurations = [SIX.sample(study.ask()) for _ in range(7)]
+
+    assert len({tuple(configuration.values()) for configuration in configurations[:6]}) == 6
+    assert configurations[6] in configurations[:6]
+
+
+def test_by_number_a_small_space_comes_in_one_order_whatever_ends_first():
+    configurations = []
+    for seed in range(4):
+        study, order = study_of_six_configurations("random", seed=7), random.Random(seed)
+        for _ in range(12):
+            SIX.sample(study.ask())
+            while under_way(study) and order.random() < 0.6:
+                study.tell(order.choice(under_way(study)).number, 0.5)
+        configurations.append([trial.params for trial in study.trials])
+
+    assert configurations[1:] == configurations[:-1]
+
+
+SIX = SearchSpace.model_validate(
+    {
+        "model": {"width": {"type": "int", "low": 4, "high": 6}},
+        "optimizer": {"nesterov": {"type": "categorical", "choices": [False, True]}},
+    }
+)
+
+
+def study_of_six_configurations(sampler_name: str, seed: int) -> optuna.Study:
+    study = optuna.create_study(direction="maximize")
+    study.sampler = build_sampler(StudySettings(name="s", trials=1, sampler=sampler_name, seed=seed), SIX)
+    return study
 
 
 def test_configurations_that_are_asked_for_at_once_differ(sampler_name):
