@@ -31,14 +31,19 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return _EXIT_BAD_INPUT
 
 
-def add_options_of_drivers(parser: argparse.ArgumentParser) -> None:
-    """Where a study runs, and how it goes on."""
+def add_options_of_sites(parser: argparse.ArgumentParser) -> None:
+    """Where ranks run."""
     parser.add_argument(
         "--site", default="local", metavar="NAME", help="a file of cluster/sites, or a path; default: local"
     )
     parser.add_argument(
         "--site-set", action="append", default=[], metavar="KEY=VALUE", help="override any value of the site"
     )
+
+
+def add_options_of_drivers(parser: argparse.ArgumentParser) -> None:
+    """Where a study runs, and how it goes on."""
+    add_options_of_sites(parser)
     parser.add_argument("--jobs", type=int, metavar="N", help="trials at once, with Slurm: jobs; default: the site's")
     parser.add_argument("--storage", metavar="URL", help="database, without password; default: SQLite in runs/")
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again, with their parameters")

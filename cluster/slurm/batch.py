@@ -55,7 +55,7 @@ class Slurm:
 
     def submit(self, name: str) -> str:
         try:
-            printed = _run("sbatch", "--parsable", stdin=self._script(name), environment=self._environment)
+            printed = run_command("sbatch", "--parsable", stdin=self._script(name), environment=self._environment)
         except SlurmRefusalError as error:
             words = str(error)
             raise SubmissionRefusedError(words, is_transient_refusal(words)) from None
@@ -68,17 +68,17 @@ class Slurm:
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if job_ids:
-            _run("scancel", *job_ids)
+            run_command("scancel", *job_ids)
 
     def queue(self) -> list[QueuedJob]:
         # Of all states, because how a job ended says why its trial was interrupted.
-        printed = _run("squeue", "--me", "--noheader", "--states=all", f"--format={_FIELDS}")
+        printed = run_command("squeue", "--me", "--noheader", "--states=all", f"--format={_FIELDS}")
         return parse_queue(printed, self._prefix, self._folder)
 
     def describe_waiting(self) -> str:
         choice = (f"--partition={self._partition}",) if self._partition else ()
         try:
-            lines = _run("sinfo", "--noheader", *choice, "--format=%D %T").splitlines()
+            lines = run_command("sinfo", "--noheader", *choice, "--format=%D %T").splitlines()
         except BatchSystemError as error:
             return str(error)
         return f"nodes of partition {self._partition or '(default)'}: {', '.join(line.strip() for line in lines)}"
@@ -131,7 +131,7 @@ class SlurmRefusalError(BatchSystemError):
     """A command of Slurm's said no."""
 
 
-def _run(*command: str, stdin: str | None = None, environment: Mapping[str, str] | None = None) -> str:
+def run_command(*command: str, stdin: str | None = None, environment: Mapping[str, str] | None = None) -> str:
     try:
         ended = subprocess.run(
             command, input=stdin or "", capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False

@@ -14,7 +14,8 @@ from tests.architecture.sources import PRODUCT, REPOSITORY, imported_names, is_w
 WHO_MAY_IMPORT = {
     # Horovod's and MPI's start-up order matters, so one file has it.
     "horovod": ("trainers/communicator.py",),
-    "mpi4py": ("trainers/communicator.py",),
+    # The doctor's ranks have no Horovod.
+    "mpi4py": ("trainers/communicator.py", "cluster/doctor/probe_rank.py"),
     # TensorFlow holds the GIL long enough to lose a Dask worker, and takes seconds to import.
     "tensorflow": ("trainers/",),
     "keras": ("trainers/",),
@@ -79,7 +80,7 @@ def test_what_every_process_imports_needs_the_standard_library_only():
 
 
 def test_slurm_is_known_in_its_own_folder_and_to_launchers_only():
-    who_may = ("cluster/slurm/", "cluster/launchers.py", "study/driver.py")
+    who_may = ("cluster/slurm/", "cluster/launchers.py", "study/driver.py", "study/doctor.py")
     others = [
         f"{path}:{line} {name}"
         for path in python_files(*PRODUCT)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.architecture.sources import REPOSITORY
 
-HELP = ("study/run.py", "--help")
 
-
-def test_help_comes_without_the_libraries_of_the_ranks_and_those_that_take_seconds():
-    answer = _run(sys.executable, "-X", "importtime", *HELP)
+@pytest.mark.parametrize("command", ["study/run.py", "study/doctor.py"])
+def test_help_comes_without_the_libraries_of_the_ranks_and_those_that_take_seconds(command):
+    answer = _run(sys.executable, "-X", "importtime", command, "--help")
 
     imported = {line.rsplit("|")[-1].strip() for line in answer.stderr.splitlines() if line.startswith("import time:")}
     assert "argparse" in imported
