@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
+from storage.database.schema import VerdictRow, read_verdicts
 from tests.study.driver import RunningDriver, Workplace, new_workplace
 from tests.waiting import wait_until
 
@@ -72,14 +74,17 @@ class Outcome:
         if len(self.trials) != len(expected):
             found.append(f"{len(self.trials)} trials, not {len(expected)}")
         for ours, theirs in zip(self.trials, expected, strict=False):
-            if ours.state is not TrialState.COMPLETE:
-                found.append(f"trial {ours.number} is {ours.state.name}: {ours.user_attrs.get('reason')}")
+            if ours.state is TrialState.FAIL:
+                found.append(f"trial {ours.number} has failed: {ours.user_attrs.get('reason')}")
             found += [
                 f"trial {ours.number}: {what} is {getattr(ours, what)}, not {getattr(theirs, what)}"[:500]
-                for what in ("number", "params", "values", "intermediate_values")
+                for what in ("number", "state", "params", "values", "intermediate_values")
                 if getattr(ours, what) != getattr(theirs, what)
             ]
-            found += _different_weights(self.workplace, undisturbed, ours.number)
+            if _verdicts(ours) != _verdicts(theirs):
+                found.append(f"trial {ours.number}: its verdicts are {_verdicts(ours)}, not {_verdicts(theirs)}")
+            if ours.state is TrialState.COMPLETE:
+                found += _different_weights(self.workplace, undisturbed, ours.number)
         return found
 
     def table(self) -> str:
@@ -101,11 +106,13 @@ class StudyUnderFire:
     epochs: int
     seed: int
     mean_pause_s: float
+    overrides: Sequence[str] = ()
+    """Of the study's config, as KEY=VALUE."""
     kills: list[Kill] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self.workplace = place(self.folder, self.trials, self.epochs)
+        self.workplace = place(self.folder, self.trials, self.epochs, self.overrides)
 
     def run(self, kills: int) -> Outcome:
         began_s, drivers = time.monotonic(), 0
@@ -156,10 +163,15 @@ class StudyUnderFire:
         return Kill(victim, int(trials[-1].name), attempt.number, len(attempt.read_metrics()) if has_met else -1)
 
 
-def place(folder: Path, trials: int, epochs: int) -> Workplace:
-    """A folder for a study of these configurations."""
+def place(folder: Path, trials: int, epochs: int, overrides: Sequence[str] = ()) -> Workplace:
+    """A folder for a study of these configurations.
+
+    Args:
+        overrides: Of its config, as KEY=VALUE.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    options = (*_SETTINGS, "--trials", str(trials), "--set", f"training.epochs={epochs}")
+    settings = [word for override in (f"training.epochs={epochs}", *overrides) for word in ("--set", override)]
+    options = (*_SETTINGS, "--trials", str(trials), *settings)
     return new_workplace(folder, *options, ranks=RANKS)
 
 
@@ -180,6 +192,10 @@ def _processes(workplace: Workplace) -> dict[Victim, list[psutil.Process]]:
             continue
         found.setdefault(kind, []).append(process)
     return found
+
+
+def _verdicts(trial: FrozenTrial) -> list[VerdictRow]:
+    return read_verdicts(trial.user_attrs)
 
 
 def _phase(kill: Kill) -> str:
