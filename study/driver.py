@@ -40,6 +40,9 @@ from study import dry_run, preflight
 from study.closing_table import closing_table
 from study.config import StudyConfig
 from study.display import LiveDisplay, PlainDisplay
+from study.finding import find_study
+from study.forecast.measurements import Conditions, measurements_for
+from study.forecast.outlook import Outlook
 from study.ledger import DatabaseLostError, Ledger
 from study.loop import StudyLoop
 from study.notify import Notifier
@@ -108,17 +111,24 @@ def noting_on(console: Console) -> Callable[[str], None]:
     return say
 
 
-def rehearse(plan: StudyPlan, console: Console) -> None:
+def rehearse(plan: StudyPlan, console: Console, forecast_from: Sequence[str] = ()) -> None:
     """Check the plan without building a model, and print what `drive` would do.
+
+    Args:
+        forecast_from: See `drive`.
 
     Raises:
         ConfigError: With the trainer's own words.
+        ForecastError, StorageError: An earlier study is not there, or says nothing of this one.
     """
     say = noting_on(console)
     _warn_of_insecurity(plan, say)
     earlier_trials(plan.config)
-    preflight.check(plan, say, build=False)
-    dry_run.describe(plan, _job_script(plan), console)
+    conditions = Conditions.of(plan, available_cores())
+    measured = measurements_for(plan, conditions, forecast_from)
+    outlook = Outlook(plan, conditions, preflight.check(plan, say, build=False), measured)
+    forecast = outlook.describe(_finished_trials(plan), datetime.now(UTC))
+    dry_run.describe(plan, _job_script(plan), forecast, console)
 
 
 def drive(
@@ -128,6 +138,7 @@ def drive(
     adopt: bool = False,
     retry_failed_trials: bool = False,
     attributes: Mapping[str, Any] | None = None,
+    forecast_from: Sequence[str] = (),
 ) -> DriverEnd:
     """Check the plan, then run the study or go on with it, until it has all of its trials or is told to stop.
 
@@ -137,6 +148,8 @@ def drive(
         adopt: See `bind_folder`.
         retry_failed_trials: Run failed trials again, with their numbers and parameters.
         attributes: Of the study, should it be a new one.
+        forecast_from: Earlier studies, STUDY or STUDY@URL, whose times say what this one will take before it has
+            trials of its own.
 
     Raises:
         ValueError, OSError, RuntimeError: One of the project's own errors, worded for a person: bad input, or what has
@@ -149,10 +162,14 @@ def drive(
         # Before the preflight, which takes longer and has no use for the password.
         check_connection(plan.database)
         settings, earlier = plan.config.study, earlier_trials(plan.config)
-        preflight.check(plan, say)
+        conditions = Conditions.of(plan, available_cores())
+        measured = measurements_for(plan, conditions, forecast_from)
+        outlook = Outlook(plan, conditions, preflight.check(plan, say), measured)
         sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue, earlier=earlier)
         with _optuna_is_silent():
-            return _drive(plan, console, say, notifier, sampler_for, adopt, retry_failed_trials, attributes or {})
+            return _drive(
+                plan, console, say, notifier, sampler_for, outlook, adopt, retry_failed_trials, attributes or {}
+            )
 
 
 def _drive(
@@ -161,6 +178,7 @@ def _drive(
     say: Callable[[str], None],
     notifier: Notifier,
     sampler_for: Callable[[int], optuna.samplers.BaseSampler],
+    outlook: Outlook,
     adopt: bool,
     retry_failed_trials: bool,
     attributes: Mapping[str, Any],
@@ -206,7 +224,7 @@ def _drive(
         trials: Sequence[FrozenTrial] = []
         try:
             with notifier.tells_ends_of(plan, stop, lambda: study.get_trials(deepcopy=False)), pool, view:
-                loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK)
+                loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK, outlook=outlook)
                 loop.run()
             loop.settle()
             trials = ledger.trials()
@@ -223,6 +241,11 @@ def _drive(
         console.print(f"Stopped by {stop.signal_name}. Run the same command to go on.", highlight=False)
         return DriverEnd(trials, signal.Signals(stop.number))
     return DriverEnd(trials, None)
+
+
+def _finished_trials(plan: StudyPlan) -> int:
+    study = find_study(plan.database, plan.name)
+    return 0 if study is None else sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _warn_of_insecurity(plan: StudyPlan, say: Callable[[str], None]) -> None:

@@ -16,8 +16,12 @@ from storage.protocol.codec import to_plain
 from study.plan import StudyPlan
 
 
-def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
-    """Print it; nothing is stored, submitted or made."""
+def describe(plan: StudyPlan, job_script: str | None, forecast: str, console: Console) -> None:
+    """Print it; nothing is stored, submitted or made.
+
+    Args:
+        forecast: What the study will take, in words.
+    """
     config, layout, slurm = plan.config, plan.layout, plan.site.slurm
     request = plan.request(0, 1, float("inf") if slurm is None else float(slurm.walltime_s))
     table = Table(title=f"dry run: study {plan.name}", show_header=False, title_justify="left")
@@ -43,6 +47,7 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console) -> None:
     table.add_row("rank command", shlex.join(rank_command(request)))
     if slurm is not None:
         _describe_jobs(plan, slurm, table)
+    table.add_row("forecast", escape(forecast))
     console.print(table)
     # Not wrapped: it is JSON, which a line break in a long path would spoil.
     wire = json.dumps(to_plain(request), indent=2)

@@ -31,9 +31,15 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console()
     plan = make_plan(config, arguments.site, arguments.site_set, arguments.jobs, arguments.storage)
     if arguments.dry_run:
-        rehearse(plan, console)
+        rehearse(plan, console, arguments.forecast_from)
         return 0
-    end = drive(plan, console, adopt=arguments.adopt, retry_failed_trials=arguments.retry_failed)
+    end = drive(
+        plan,
+        console,
+        adopt=arguments.adopt,
+        retry_failed_trials=arguments.retry_failed,
+        forecast_from=arguments.forecast_from,
+    )
     return end.exit_code
 
 
@@ -68,6 +74,13 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="STUDY[@URL]",
         help="have the sampler learn from an earlier study of the same search space, too; may be repeated",
+    )
+    parser.add_argument(
+        "--forecast-from",
+        action="append",
+        default=[],
+        metavar="STUDY[@URL]",
+        help="forecast times and node-hours from those of an earlier study of the same model and site; may be repeated",
     )
     add_options_of_drivers(parser)
     return parser.parse_args(argv)
