@@ -105,9 +105,9 @@ class Outlook:
         what = "no epoch of such trials" if measured == 0 else f"no more than {measured} epochs, which tell too little,"
         layout = self._plan.layout
         return (
-            f"none: {what} of {layout.world_size} ranks at site {self._plan.site.name!r}. Train one trial: this command "
-            "without --dry-run, with --trials 1 --name PROBE (and fewer training.epochs, if each batch size gets two of "
-            "them); then add --forecast-from PROBE here."
+            f"none: {what} of {layout.world_size} ranks at site {self._plan.site.name!r}. Train one trial: this "
+            "command without --dry-run, with --trials 1 --name PROBE (and fewer training.epochs, if each batch size "
+            "gets two of them); then add --forecast-from PROBE here."
         )
 
     def _devices(self, trials: int) -> str:
