@@ -25,6 +25,7 @@ from cluster.pool import Pool
 from cluster.profile import available_cores, check_complete, load_site
 from storage.database.calls import ThreadedCalls
 from storage.database.endpoint import (
+    StorageError,
     as_storage_errors,
     check_connection,
     folder_of,
@@ -40,8 +41,7 @@ from study import dry_run, preflight
 from study.closing_table import closing_table
 from study.config import StudyConfig
 from study.display import LiveDisplay, PlainDisplay
-from study.finding import find_study
-from study.forecast.measurements import Conditions, measurements_for
+from study.forecast.measurements import Conditions, measured_earlier, measured_so_far
 from study.forecast.outlook import Outlook
 from study.ledger import DatabaseLostError, Ledger
 from study.loop import StudyLoop
@@ -125,10 +125,16 @@ def rehearse(plan: StudyPlan, console: Console, forecast_from: Sequence[str] = (
     _warn_of_insecurity(plan, say)
     earlier_trials(plan.config)
     conditions = Conditions.of(plan, available_cores())
-    measured = measurements_for(plan, conditions, forecast_from)
+    measured = measured_earlier(plan, conditions, forecast_from)
+    finished = 0
+    try:
+        own, finished = measured_so_far(plan, conditions)
+        measured += own
+    except StorageError as error:
+        # A dry run may come before there is a database.
+        say(f"{error} So this study's own trials, should there be any, are in no forecast.")
     outlook = Outlook(plan, conditions, preflight.check(plan, say, build=False), measured)
-    forecast = outlook.describe(_finished_trials(plan), datetime.now(UTC))
-    dry_run.describe(plan, _job_script(plan), forecast, console)
+    dry_run.describe(plan, _job_script(plan), outlook.describe(finished, datetime.now(UTC)), console)
 
 
 def drive(
@@ -163,7 +169,7 @@ def drive(
         check_connection(plan.database)
         settings, earlier = plan.config.study, earlier_trials(plan.config)
         conditions = Conditions.of(plan, available_cores())
-        measured = measurements_for(plan, conditions, forecast_from)
+        measured = measured_earlier(plan, conditions, forecast_from)
         outlook = Outlook(plan, conditions, preflight.check(plan, say), measured)
         sampler_for = partial(sampler_of, settings, enqueue=plan.config.enqueue, earlier=earlier)
         with _optuna_is_silent():
@@ -241,11 +247,6 @@ def _drive(
         console.print(f"Stopped by {stop.signal_name}. Run the same command to go on.", highlight=False)
         return DriverEnd(trials, signal.Signals(stop.number))
     return DriverEnd(trials, None)
-
-
-def _finished_trials(plan: StudyPlan) -> int:
-    study = find_study(plan.database, plan.name)
-    return 0 if study is None else sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _warn_of_insecurity(plan: StudyPlan, say: Callable[[str], None]) -> None:

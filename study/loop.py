@@ -228,10 +228,11 @@ class StudyLoop:
         self._view.spent(self._account.describe() + self._left)
 
     def _learn_durations(self) -> None:
-        if self._account.budget.is_limited:
-            for trial in self._ledger.trials():
-                if (record := TrialRecord.read(trial.user_attrs)) is not None:
-                    self._durations.learn_record(record)
+        for trial in self._ledger.trials() if self._account.is_limited or self._outlook is not None else []:
+            if (record := TrialRecord.read(trial.user_attrs)) is not None:
+                self._durations.learn_record(record)
+                if self._outlook is not None:
+                    self._outlook.learn(record)
 
     def _look_ahead(self) -> None:
         """Forecast anew, now that another trial has ended."""

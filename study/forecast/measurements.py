@@ -122,8 +122,8 @@ def _components(identity: dict[str, Any]) -> dict[str, Any]:
     return {"model": identity["model"], "dataset": dataset, "optimizer": identity["optimizer"]["name"], **named}
 
 
-def measurements_for(plan: StudyPlan, conditions: Conditions, earlier: Sequence[str]) -> Measurements:
-    """What the study's own finished trials say, if it has begun, and those of earlier studies.
+def measured_earlier(plan: StudyPlan, conditions: Conditions, earlier: Sequence[str]) -> Measurements:
+    """What the finished trials of earlier studies say.
 
     Args:
         earlier: STUDY or STUDY@URL, as --forecast-from has them.
@@ -138,10 +138,21 @@ def measurements_for(plan: StudyPlan, conditions: Conditions, earlier: Sequence[
         where = f"--forecast-from {name}"
         url = parse_public_url(place, where) if place else url_of_study(name, None, plan.config.study.runs_dir)
         found += _of_earlier(open_existing_study(url, name), url, conditions, where)
-    own = find_study(plan.database, plan.name)
-    if own is not None and schema.STUDY_CONFIG in own.user_attrs:
-        found += _of_study(own, plan.database, conditions)
     return found
+
+
+def measured_so_far(plan: StudyPlan, conditions: Conditions) -> tuple[Measurements, int]:
+    """What the study's own finished trials say, and how many there are; nothing if it has not begun.
+
+    Raises:
+        StorageError: The database cannot be used.
+    """
+    own = find_study(plan.database, plan.name)
+    if own is None or schema.STUDY_CONFIG not in own.user_attrs:
+        return Measurements(), 0
+    with as_storage_errors(plan.database):
+        finished = sum(trial.state.is_finished() for trial in own.get_trials(deepcopy=False))
+    return _of_study(own, plan.database, conditions), finished
 
 
 def _of_earlier(study: optuna.Study, url: URL, conditions: Conditions, where: str) -> Measurements:

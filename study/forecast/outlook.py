@@ -20,7 +20,7 @@ class Outlook:
 
     Args:
         workloads: Each different one of its trials, as the preflight gives them.
-        measured: Of earlier studies, and of this one's trials before this driver.
+        measured: Of earlier studies.
     """
 
     def __init__(
@@ -30,13 +30,14 @@ class Outlook:
         epochs = plan.config.training.epochs
         self._schedules, self._constant = schedules(workloads, epochs), constant_schedules(workloads, epochs)
         self._train_samples = max((workload.train_samples for workload in workloads), default=0)
-        self._forecast = self._fit()
+        self._fitted: Forecast | None = None
+        self._is_fitted = False
 
     def learn(self, record: TrialRecord) -> None:
         """Take a trial of this study into account that has just ended."""
         if (measured := self._conditions.measured(record)).epochs:
             self._measured += measured
-            self._forecast = self._fit()
+            self._is_fitted = False
 
     def study(self, trials: int) -> StudyForecast | None:
         """What so many trials take; None as long as too little was measured."""
@@ -48,13 +49,14 @@ class Outlook:
 
     def needed_s(self, done: int, epochs: int, has_started: bool) -> float | None:
         """Seconds in which a trial that has `done` epochs trains so many more, at the most; None: nobody knows."""
-        if self._forecast is None or not self._schedules:
+        forecast = self._forecast
+        if forecast is None or not self._schedules:
             return None
-        left = [self._forecast.epochs_s(schedule[done : done + epochs]) for schedule in self._schedules]
+        left = [forecast.epochs_s(schedule[done : done + epochs]) for schedule in self._schedules]
         longest = Estimate.spanning(left)
         if not longest.is_bounded:
             return None
-        return longest.high + (0.0 if has_started else self._forecast.start_s().high)
+        return longest.high + (0.0 if has_started else forecast.start_s().high)
 
     def left_in_words(self, trials: int) -> str:
         """For a line of status: empty if nothing is left or known."""
@@ -117,19 +119,24 @@ class Outlook:
         return f"{at_once * layout.world_size} ranks"
 
     def _of_trials(self, possible: Sequence[Sequence[int]], trials: int) -> StudyForecast | None:
-        if self._forecast is None or not possible:
+        forecast = self._forecast
+        if forecast is None or not possible:
             return None
         slurm = self._plan.site.slurm
         walltime_s = math.inf if slurm is None else float(slurm.walltime_s)
-        trial_s = Estimate.spanning([self._forecast.trial_s(schedule, walltime_s) for schedule in possible])
+        trial_s = Estimate.spanning([forecast.trial_s(schedule, walltime_s) for schedule in possible])
         if not trial_s.is_bounded:
             return None
         return StudyForecast.of(trial_s, trials, self._plan.slots, self._plan.layout.nodes)
 
-    def _fit(self) -> Forecast | None:
-        layout = self._plan.layout
-        placement = self._conditions.placement(layout.world_size, layout.nodes)
-        return Forecast.of(self._measured, placement, self._train_samples)
+    @property
+    def _forecast(self) -> Forecast | None:
+        """Of all that is measured by now; not fitted before somebody asks, because trials come by the hundred."""
+        if not self._is_fitted:
+            layout = self._plan.layout
+            placement = self._conditions.placement(layout.world_size, layout.nodes)
+            self._fitted, self._is_fitted = Forecast.of(self._measured, placement, self._train_samples), True
+        return self._fitted
 
 
 def _listed(numbers: Sequence[int]) -> str:

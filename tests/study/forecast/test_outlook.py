@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from storage.database.endpoint import StorageError
 from storage.protocol.workload import Workload
-from study.forecast.measurements import Conditions, ForecastError, Measurements, measurements_for
+from study.forecast.measurements import (
+    Conditions,
+    ForecastError,
+    Measurements,
+    measured_earlier,
+    measured_so_far,
+)
 from study.forecast.outlook import Outlook
 from tests.study.forecast.measured_trials import (
     CONSTANT,
@@ -166,9 +172,19 @@ def test_earlier_studies_and_the_study_s_own_trials_are_read_from_their_database
     stored(tmp_path, "paper", measured([SMALL]), measured([LARGE]))
     plan = paper_plan(tmp_path)
 
-    found = measurements_for(plan, Conditions.of(plan, cores=2), ["probe"])
+    conditions = Conditions.of(plan, cores=2)
+    own, finished = measured_so_far(plan, conditions)
+    earlier = measured_earlier(plan, conditions, ["probe"])
 
-    assert (len(found.epochs), len(found.starts)) == (8, 3)
+    assert (len(own.epochs), len(own.starts), finished) == (2, 2, 2)
+    assert (len(earlier.epochs), len(earlier.starts)) == (6, 1)
+
+
+def test_a_study_that_has_not_begun_has_measured_nothing_and_gets_no_database(tmp_path):
+    plan = paper_plan(tmp_path)
+
+    assert measured_so_far(plan, Conditions.of(plan, cores=2)) == (Measurements(), 0)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +200,7 @@ def test_an_earlier_study_of_something_else_is_refused(tmp_path, overrides, word
     plan = paper_plan(tmp_path)
 
     with pytest.raises(ForecastError) as refused:
-        measurements_for(plan, Conditions.of(plan, cores=2), ["probe"])
+        measured_earlier(plan, Conditions.of(plan, cores=2), ["probe"])
 
     assert words in str(refused.value)
 
@@ -194,7 +210,7 @@ def test_an_earlier_study_that_ran_otherwise_is_refused_with_what_it_lacks(tmp_p
     plan = paper_plan(tmp_path)
 
     with pytest.raises(ForecastError, match="no finished trial of it trained with 32 threads a rank over nccl"):
-        measurements_for(plan, Conditions.of(plan, cores=2), ["probe"])
+        measured_earlier(plan, Conditions.of(plan, cores=2), ["probe"])
 
 
 @pytest.mark.parametrize("source", ["absent", "probe@postgresql://me:secret@host/database", "probe@nowhere"])
@@ -202,6 +218,6 @@ def test_what_is_no_study_is_refused_without_the_words_that_may_be_secret(tmp_pa
     plan = paper_plan(tmp_path)
 
     with pytest.raises(StorageError) as refused:
-        measurements_for(plan, Conditions.of(plan, cores=2), [source])
+        measured_earlier(plan, Conditions.of(plan, cores=2), [source])
 
     assert "secret" not in str(refused.value)
