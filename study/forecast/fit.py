@@ -10,6 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+_REWEIGHTINGS = 8
+_LEAST = 1e-3
+"""Of a measured time: what a fit that explains nothing of it is taken for."""
+_NO_BOUND = math.log(1e6)
+"""Measurements that contradict one another by as much as this say nothing."""
 _SAME = 1e-6
 """By how much sums of floats may differ, relatively, and be the same."""
 
@@ -57,7 +62,7 @@ class CostFit:
     """Standard deviation of one measurement around the fit."""
     degrees_of_freedom: int
     rows: NDArray[np.float64]
-    """Factors of each measurement, over its time."""
+    """Factors of each measurement, over the time that is fitted to it."""
 
     @classmethod
     def of(cls, factors: Sequence[Sequence[float]], times_s: Sequence[float]) -> CostFit:
@@ -73,14 +78,23 @@ class CostFit:
         # Imported here: SciPy's optimizers take half a second.
         from scipy.optimize import nnls
 
-        rows = np.asarray(factors, np.float64) / np.asarray(times_s, np.float64)[:, np.newaxis]
-        rank = 0 if rows.size == 0 else len(_basis(rows / _norms(rows)))
-        if len(rows) <= rank:
-            raise TooFewMeasurementsError(f"{len(rows)} measurements for {rank} costs; at least {rank + 1} are needed.")
-        costs, _ = nnls(rows / _norms(rows), np.ones(len(rows)))
+        measured = np.asarray(times_s, np.float64)
+        fitted = measured
+        for _ in range(_REWEIGHTINGS):
+            rows = np.asarray(factors, np.float64) / fitted[:, np.newaxis]
+            rank = 0 if rows.size == 0 else len(_basis(rows / _norms(rows)))
+            if len(rows) <= rank:
+                raise TooFewMeasurementsError(
+                    f"{len(rows)} measurements for {rank} costs; at least {rank + 1} are needed."
+                )
+            scaled, _ = nnls(rows / _norms(rows), measured / fitted)
+            costs = scaled / _norms(rows)
+            # Relative to what is fitted: relative to what was measured, a slow epoch would count less than a quick one.
+            fitted = np.maximum(np.asarray(factors, np.float64) @ costs, _LEAST * measured)
         freedom = len(rows) - rank
-        error = math.sqrt(float(np.sum((rows / _norms(rows) @ costs - 1) ** 2)) / freedom)
-        return cls(tuple(map(float, costs / _norms(rows))), error, freedom, rows)
+        error = math.sqrt(float(np.sum((measured / fitted - 1) ** 2)) / freedom)
+        rows = np.asarray(factors, np.float64) / fitted[:, np.newaxis]
+        return cls(tuple(map(float, costs)), error, freedom, rows)
 
     def predict(self, factors: Sequence[float]) -> Estimate:
         """The time of something that pays each cost so often.
@@ -99,7 +113,10 @@ class CostFit:
         leverage = float(np.sum((relative @ told_apart) ** 2))
         deviation = self.relative_error * math.sqrt(1 + max(0.0, leverage))
         # Of the logarithm, so that no time comes out negative.
-        width = math.exp(float(stdtrit(self.degrees_of_freedom, (1 + CONFIDENCE) / 2)) * deviation)
+        exponent = float(stdtrit(self.degrees_of_freedom, (1 + CONFIDENCE) / 2)) * deviation
+        if exponent > _NO_BOUND:
+            return Estimate(0.0, expected, math.inf)
+        width = math.exp(exponent)
         return Estimate(low / width, expected, high * width)
 
     def _range(self, wanted: NDArray[np.float64]) -> tuple[float, float]:

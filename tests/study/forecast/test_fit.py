@@ -89,6 +89,21 @@ def test_a_cost_that_nothing_measured_leaves_no_bound():
     assert fit.predict(update_factors(ONE, 64)).is_bounded
 
 
+def test_a_slow_epoch_counts_as_much_as_a_quick_one():
+    # What a study costs is the sum of its epochs, of which the mean is the mean.
+    fit = CostFit.of([update_factors(ONE, 8)] * 4, [1.0, 1.0, 1.0, 5.0])
+
+    assert fit.predict(update_factors(ONE, 8)).expected == pytest.approx(2.0, rel=1e-6)
+
+
+def test_measurements_that_contradict_one_another_bound_nothing():
+    fit = CostFit.of([update_factors(ONE, 8)] * 2 + [update_factors(ONE, 16)] * 2, [1e-4, 100.0, 1e-4, 100.0])
+    alone = CostFit.of([update_factors(ONE, 8)] * 2, [1e-4, 100.0])
+
+    assert fit.predict(update_factors(ONE, 8)).high > 100.0
+    assert not alone.predict(update_factors(ONE, 8)).is_bounded
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_measurements_are_refused(count):
     with pytest.raises(TooFewMeasurementsError, match=f"{count} measurements for"):
