@@ -75,13 +75,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="STUDY[@URL]",
         help="have the sampler learn from an earlier study of the same search space, too; may be repeated",
     )
-    parser.add_argument(
-        "--forecast-from",
-        action="append",
-        default=[],
-        metavar="STUDY[@URL]",
-        help="forecast times and node-hours from those of an earlier study of the same model and site; may be repeated",
-    )
     add_options_of_drivers(parser)
     return parser.parse_args(argv)
 

@@ -19,7 +19,7 @@ class Forecast:
     updates: CostFit
     """Of the seconds of an update, by UpdateCosts."""
     rest: CostFit
-    """Of the seconds of an epoch that are no updates, evaluation above all: shared among the ranks, or not."""
+    """Of the seconds of an epoch that are no updates, evaluation above all."""
     starts: tuple[MeasuredStart, ...]
     placement: Placement
     """Of the trials that are forecast."""
@@ -80,9 +80,10 @@ _LEAST_S = 1e-3
 """Below it, an epoch's rest is rounding."""
 
 
-def _rest_factors(placement: Placement) -> tuple[float, float]:
+def _rest_factors(placement: Placement) -> tuple[float, float, float]:
+    """Of what rank 0 does alone (the checkpoint), what each rank does, and what they divide (the evaluation)."""
     shared = placement.ranks_per_core
-    return shared, shared / placement.ranks
+    return 1.0, shared, shared / placement.ranks
 
 
 def _updates(train_samples: int, ranks: int, global_batch_size: int) -> int:

@@ -107,8 +107,8 @@ class Outlook:
         what = "no epoch of such trials" if measured == 0 else f"no more than {measured} epochs, which tell too little,"
         layout = self._plan.layout
         return (
-            f"none: {what} of {layout.world_size} ranks at site {self._plan.site.name!r}. Train one trial: this "
-            "command without --dry-run, with --trials 1 --name PROBE (and fewer training.epochs, if each batch size "
+            f"none: {what} of {layout.world_size} ranks at site {self._plan.site.name!r}. Train one trial there: "
+            "study/run.py with this config and --trials 1 --name PROBE (and fewer training.epochs, if each batch size "
             "gets two of them); then add --forecast-from PROBE here."
         )
 

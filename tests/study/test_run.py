@@ -308,7 +308,7 @@ def test_a_dry_run_forecasts_a_study_from_its_own_trials_and_from_earlier_ones(s
 def test_a_dry_run_of_what_was_never_measured_forecasts_nothing_and_says_what_to_run(tmp_path):
     dry = new_workplace(tmp_path).run("--dry-run", COLUMNS="300")
 
-    assert "none: no epoch of such trials of 1 ranks at site 'here'. Train one trial:" in dry.output
+    assert "none: no epoch of such trials of 1 ranks at site 'here'. Train one trial there:" in dry.output
     assert "node-hours" not in dry.output
 
 

@@ -95,7 +95,7 @@ def test_a_constant_study_has_no_other_arm_to_be_compared_with(tmp_path):
 def test_without_measurements_it_says_that_there_is_no_forecast_and_what_to_run(tmp_path):
     said = outlook(tmp_path).describe(0, NOON)
 
-    assert said.startswith("none: no epoch of such trials of 16 ranks at site 'jureca-dc'. Train one trial:")
+    assert said.startswith("none: no epoch of such trials of 16 ranks at site 'jureca-dc'. Train one trial there:")
     assert "--trials 1 --name PROBE" in said
     assert not re.search(r"\d+ (to \d+ )?node-hours", said)
 
