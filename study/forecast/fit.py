@@ -79,22 +79,20 @@ class CostFit:
         from scipy.optimize import nnls
 
         measured = np.asarray(times_s, np.float64)
+        paid = np.asarray(factors, np.float64)
+        rank = len(_basis(paid / _norms(paid))) if len(paid) else 0
+        if len(paid) <= rank:
+            raise TooFewMeasurementsError(f"{len(paid)} measurements for {rank} costs; at least {rank + 1} are needed.")
         fitted = measured
         for _ in range(_REWEIGHTINGS):
-            rows = np.asarray(factors, np.float64) / fitted[:, np.newaxis]
-            rank = 0 if rows.size == 0 else len(_basis(rows / _norms(rows)))
-            if len(rows) <= rank:
-                raise TooFewMeasurementsError(
-                    f"{len(rows)} measurements for {rank} costs; at least {rank + 1} are needed."
-                )
+            rows = paid / fitted[:, np.newaxis]
             scaled, _ = nnls(rows / _norms(rows), measured / fitted)
             costs = scaled / _norms(rows)
             # Relative to what is fitted: relative to what was measured, a slow epoch would count less than a quick one.
-            fitted = np.maximum(np.asarray(factors, np.float64) @ costs, _LEAST * measured)
-        freedom = len(rows) - rank
+            fitted = np.maximum(paid @ costs, _LEAST * measured)
+        freedom = len(paid) - rank
         error = math.sqrt(float(np.sum((measured / fitted - 1) ** 2)) / freedom)
-        rows = np.asarray(factors, np.float64) / fitted[:, np.newaxis]
-        return cls(tuple(map(float, costs)), error, freedom, rows)
+        return cls(tuple(map(float, costs)), error, freedom, paid / fitted[:, np.newaxis])
 
     def predict(self, factors: Sequence[float]) -> Estimate:
         """The time of something that pays each cost so often.
