@@ -93,7 +93,7 @@ class Budget:
         if settings.node_hours is not None and spent.node_hours >= settings.node_hours:
             return f"budget.node_hours={settings.node_hours:g} is used up: {spent.node_hours:.4g} node-hours are spent"
         if settings.wall is not None and spent.wall_s >= duration_s(settings.wall):
-            return f"budget.wall={settings.wall!r} is used up: drivers have run for {_words_of(spent.wall_s)}"
+            return f"budget.wall={settings.wall!r} is used up: drivers have run for {time_in_words(spent.wall_s)}"
         if settings.until is not None and spent.unix_s >= settings.until.timestamp():
             return f"budget.until={settings.until.isoformat()} is over"
         return ""
@@ -119,8 +119,9 @@ class Budget:
         of_hours = "" if settings.node_hours is None else f" of {settings.node_hours:g}"
         of_wall = "" if settings.wall is None else f" of {settings.wall}"
         until = "" if settings.until is None else f", until {settings.until.isoformat(sep=' ', timespec='minutes')}"
-        return f"{spent.node_hours:.4g}{of_hours} node-hours, {_words_of(spent.wall_s)}{of_wall}{until}"
+        return f"{spent.node_hours:.4g}{of_hours} node-hours, {time_in_words(spent.wall_s)}{of_wall}{until}"
 
 
-def _words_of(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
+    """With one digit after the point, in hours or in minutes."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"

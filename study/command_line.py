@@ -50,6 +50,13 @@ def add_options_of_drivers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adopt", action="store_true", help="take over a folder of trials that another database knew, or lost files"
     )
+    parser.add_argument(
+        "--forecast-from",
+        action="append",
+        default=[],
+        metavar="STUDY[@URL]",
+        help="forecast times and node-hours from those of an earlier study of the same model and site; may be repeated",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
 

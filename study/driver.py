@@ -24,6 +24,7 @@ from cluster.pool import Pool
 from cluster.profile import available_cores, check_complete, load_site
 from storage.database.calls import ThreadedCalls
 from storage.database.endpoint import (
+    StorageError,
     as_storage_errors,
     check_connection,
     folder_of,
@@ -39,6 +40,8 @@ from study import dry_run, preflight
 from study.closing_table import closing_table
 from study.config import StudyConfig
 from study.display import LiveDisplay, PlainDisplay
+from study.forecast.measurements import Conditions, measured_earlier, measured_so_far
+from study.forecast.outlook import Outlook
 from study.ledger import DatabaseLostError, Ledger
 from study.loop import StudyLoop
 from study.notify import Notifier
@@ -108,17 +111,31 @@ def noting_on(console: Console) -> Callable[[str], None]:
     return say
 
 
-def rehearse(plan: StudyPlan, console: Console) -> None:
+def rehearse(plan: StudyPlan, console: Console, forecast_from: Sequence[str] = ()) -> None:
     """Check the plan without building a model, and print what `drive` would do.
+
+    Args:
+        forecast_from: See `drive`.
 
     Raises:
         ConfigError: With the trainer's own words.
+        ForecastError, StorageError: An earlier study is not there, or says nothing of this one.
     """
     say = noting_on(console)
     _warn_of_insecurity(plan, say)
     replay = describe_replay(plan.config, earlier_trials(plan.config))
-    preflight.check(plan, say, build=False)
-    dry_run.describe(plan, _job_script(plan), console, replay)
+    conditions = Conditions.of(plan, available_cores())
+    measured = measured_earlier(plan, conditions, forecast_from)
+    finished = 0
+    try:
+        own, finished = measured_so_far(plan, conditions)
+        measured += own
+    except StorageError as error:
+        # A dry run may come before there is a database.
+        say(f"{error} So this study's own trials, should there be any, are in no forecast.")
+    outlook = Outlook(plan, conditions, preflight.check(plan, say, build=False), measured)
+    forecast = outlook.describe(finished, datetime.now(UTC))
+    dry_run.describe(plan, _job_script(plan), forecast, console, replay)
 
 
 def drive(
@@ -128,6 +145,7 @@ def drive(
     adopt: bool = False,
     retry_failed_trials: bool = False,
     attributes: Mapping[str, Any] | None = None,
+    forecast_from: Sequence[str] = (),
 ) -> DriverEnd:
     """Check the plan, then run the study or go on with it, until it has all of its trials or is told to stop.
 
@@ -137,6 +155,8 @@ def drive(
         adopt: See `bind_folder`.
         retry_failed_trials: Run failed trials again, with their numbers and parameters.
         attributes: Of the study, should it be a new one.
+        forecast_from: Earlier studies, STUDY or STUDY@URL, whose times say what this one will take before it has
+            trials of its own.
 
     Raises:
         ValueError, OSError, RuntimeError: One of the project's own errors, worded for a person: bad input, or what has
@@ -150,10 +170,12 @@ def drive(
         check_connection(plan.database)
         settings, earlier = plan.config.study, earlier_trials(plan.config)
         replayed = recorded_configurations(plan.config)
-        preflight.check(plan, say)
+        conditions = Conditions.of(plan, available_cores())
+        measured = measured_earlier(plan, conditions, forecast_from)
+        outlook = Outlook(plan, conditions, preflight.check(plan, say), measured)
         sampler = sampler_of(settings, plan.config.search_space, plan.config.enqueue, earlier, replayed)
         with _optuna_is_silent():
-            return _drive(plan, console, say, notifier, sampler, adopt, retry_failed_trials, attributes or {})
+            return _drive(plan, console, say, notifier, sampler, outlook, adopt, retry_failed_trials, attributes or {})
 
 
 def _drive(
@@ -162,6 +184,7 @@ def _drive(
     say: Callable[[str], None],
     notifier: Notifier,
     sampler: optuna.samplers.BaseSampler,
+    outlook: Outlook,
     adopt: bool,
     retry_failed_trials: bool,
     attributes: Mapping[str, Any],
@@ -207,7 +230,7 @@ def _drive(
         trials: Sequence[FrozenTrial] = []
         try:
             with notifier.tells_ends_of(plan, stop, lambda: study.get_trials(deepcopy=False)), pool, view:
-                loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK)
+                loop = StudyLoop(plan, study_uuid, ledger, pool, view, stop, SYSTEM_CLOCK, outlook=outlook)
                 loop.run()
             loop.settle()
             trials = ledger.trials()

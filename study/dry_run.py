@@ -16,10 +16,13 @@ from storage.protocol.codec import to_plain
 from study.plan import StudyPlan
 
 
-def describe(plan: StudyPlan, job_script: str | None, console: Console, replay: str | None = None) -> None:
+def describe(
+    plan: StudyPlan, job_script: str | None, forecast: str, console: Console, replay: str | None = None
+) -> None:
     """Print it; nothing is stored, submitted or made.
 
     Args:
+        forecast: What the study will take, in words.
         replay: What of an earlier study comes again, in words.
     """
     config, layout, slurm = plan.config, plan.layout, plan.site.slurm
@@ -49,6 +52,7 @@ def describe(plan: StudyPlan, job_script: str | None, console: Console, replay: 
     table.add_row("rank command", shlex.join(rank_command(request)))
     if slurm is not None:
         _describe_jobs(plan, slurm, table)
+    table.add_row("forecast", escape(forecast))
     console.print(table)
     # Not wrapped: it is JSON, which a line break in a long path would spoil.
     wire = json.dumps(to_plain(request), indent=2)

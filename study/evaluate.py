@@ -57,7 +57,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _require_same_ranks(plan, source)
     console.print(choice_table(config, link))
     if arguments.dry_run:
-        rehearse(plan, console)
+        rehearse(plan, console, arguments.forecast_from)
         return 0
     end = drive(
         plan,
@@ -65,6 +65,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         adopt=arguments.adopt,
         retry_failed_trials=arguments.retry_failed,
         attributes={schema.EVALUATES: to_plain(link)},
+        forecast_from=arguments.forecast_from,
     )
     if end.stopped_by is None:
         evaluation = open_existing_study(plan.database, name)

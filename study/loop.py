@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from cluster.pool import AttemptFinished, EpochFinished, Event, Pool
 from storage.database.lease import LeaseError
-from storage.database.schema import AttemptRow, TrialRecord
+from storage.database.schema import AttemptRow, TrialRecord, trial_record
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, merge_epochs
 from storage.protocol.clock import Clock
 from storage.protocol.codec import to_json
@@ -24,6 +24,7 @@ from study.account import Account
 from study.budget import Budget, BudgetError
 from study.durations import Durations
 from study.failures import AlikeFailures
+from study.forecast.outlook import Outlook
 from study.halving import Verdict
 from study.judge import Judge
 from study.ledger import DatabaseLostError, Ledger, TrialRow
@@ -127,6 +128,7 @@ class StudyLoop:
         stop: Stop,
         clock: Clock,
         files: FileSystem = OS_FILES,
+        outlook: Outlook | None = None,
     ) -> None:
         self._plan, self._study_uuid, self._ledger, self._pool = plan, study_uuid, ledger, pool
         self._view, self._stop, self._clock, self._files = view, stop, clock, files
@@ -139,6 +141,9 @@ class StudyLoop:
         self._judge = Judge(pruner, settings.study.seed, settings.study.objective, ledger)
         self._failures = AlikeFailures()
         self._durations = Durations()
+        self._outlook = outlook
+        self._left = ""
+        """What the trials that are left will take, in words."""
         self._account = Account(Budget(settings.budget, plan.layout.nodes), ledger, pool, clock)
         self._is_first_look = True
         self._unaffordable: dict[int, ActiveTrial] = {}
@@ -209,6 +214,7 @@ class StudyLoop:
         if self._is_first_look:
             self._is_first_look = False
             self._learn_durations()
+            self._look_ahead()
             finished, _ = self._ledger.counts()
             if why and finished < self._plan.config.study.total_trials:
                 raise BudgetError(f"{why}. Raise it to go on; the results so far are in the database.")
@@ -219,13 +225,27 @@ class StudyLoop:
             self._begin_to_end(None)
             return
         self._account.store()
-        self._view.spent(self._account.describe())
+        self._view.spent(self._account.describe() + self._left)
 
     def _learn_durations(self) -> None:
-        if self._account.budget.is_limited:
-            for trial in self._ledger.trials():
-                if (record := TrialRecord.read(trial.user_attrs)) is not None:
-                    self._durations.learn_record(record)
+        for trial in self._ledger.trials() if self._account.is_limited or self._outlook is not None else []:
+            if (record := TrialRecord.read(trial.user_attrs)) is not None:
+                self._durations.learn_record(record)
+                if self._outlook is not None:
+                    self._outlook.learn(record)
+
+    def _look_ahead(self) -> None:
+        """Forecast anew, now that another trial has ended."""
+        if self._outlook is not None:
+            finished, _ = self._ledger.counts()
+            words = self._outlook.left_in_words(self._plan.config.study.total_trials - finished)
+            self._left = f"; {words}" if words else ""
+
+    def _needed_s(self, done: int, has_started: bool = False) -> float:
+        """Seconds until a trial with so many epochs has its next result, by the forecast or by the longest epochs."""
+        epochs = self._judge.epochs_to_a_result(done, self._plan.config.training.epochs)
+        forecast_s = None if self._outlook is None else self._outlook.needed_s(done, epochs, has_started)
+        return self._durations.needed_s(epochs, has_started) if forecast_s is None else forecast_s
 
     def _begin_to_end(self, error: Exception | None) -> None:
         if self._ending is not None:
@@ -330,16 +350,11 @@ class StudyLoop:
 
     def _can_afford(self, done: int, if_new: bool = False) -> bool:
         """Whether the rest of the budget brings a trial with so many epochs to a result, beside those under way."""
-        epochs = self._plan.config.training.epochs
+        if not self._account.is_limited:
+            return True
         under_way = [*self._training.values(), *self._waiting]
-        needed_s = [
-            self._durations.needed_s(
-                self._judge.epochs_to_a_result(len(self._epochs(trial)), epochs), has_started=bool(trial.epochs)
-            )
-            for trial in under_way
-        ]
-        own_s = self._durations.needed_s(self._judge.epochs_to_a_result(done, epochs))
-        is_affordable = self._account.is_enough_for(own_s, needed_s)
+        needed_s = [self._needed_s(len(self._epochs(trial)), has_started=bool(trial.epochs)) for trial in under_way]
+        is_affordable = self._account.is_enough_for(self._needed_s(done), needed_s)
         self._is_beyond_budget |= not is_affordable and not if_new
         return is_affordable
 
@@ -585,7 +600,11 @@ class StudyLoop:
 
     def _tell(self, trial: ActiveTrial, tell: Tell) -> None:
         _look_again_at_abandoned(trial)
-        self._ledger.finish(trial.number, tell, trial.ends, self._plan.layout.nodes)
+        nodes = self._plan.layout.nodes
+        self._ledger.finish(trial.number, tell, trial.ends, nodes)
+        if self._outlook is not None:
+            self._outlook.learn(trial_record(tell.outcome, tell.reason, trial.ends, nodes))
+            self._look_ahead()
         log.info("trial %d: %s %s %s", trial.number, tell.state.name, tell.outcome, tell.reason)
 
     def _transition(self, trial: ActiveTrial) -> Transition:

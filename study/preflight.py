@@ -18,9 +18,11 @@ import psutil
 
 from cluster.attempt import trainer_environment
 from cluster.diagnosis import cause
+from storage.protocol.codec import from_json
 from storage.protocol.files import write_atomically
 from storage.protocol.records import spec_sha256
 from storage.protocol.trial_dir import TrialDir
+from storage.protocol.workload import WORKLOAD_FILE, Workload
 from study.config import ConfigError
 from study.plan import StudyPlan
 from study.search_space import Choices
@@ -44,9 +46,9 @@ _NOT_BUILT = (
 _WITHIN_S = 3600
 
 
-def check(plan: StudyPlan, say: Callable[[str], None], build: bool = True) -> None:
+def check(plan: StudyPlan, say: Callable[[str], None], build: bool = True) -> tuple[Workload, ...]:
     """Have the trainer check data set, splits and batch sizes, and build a trial and make one update, in a process of
-    its own. What has been built once is not built again until it changes.
+    its own. What has been built once is not built again until it changes. Gives each different workload of a trial.
 
     Args:
         say: Told how long it took to build.
@@ -70,6 +72,8 @@ def check(plan: StudyPlan, say: Callable[[str], None], build: bool = True) -> No
             say(f"model, optimizer and data set were built and made one update: {seconds} s, once for this config")
             built.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(built, json.dumps({"seconds": seconds}).encode())
+        found = [from_json(Workload, (trial.path / WORKLOAD_FILE).read_text()) for trial in trials]
+    return tuple(workload for index, workload in enumerate(found) if workload not in found[:index])
 
 
 def _run(plan: StudyPlan, folders: list[Path], build: bool) -> None:

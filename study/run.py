@@ -31,9 +31,15 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console()
     plan = make_plan(config, arguments.site, arguments.site_set, arguments.jobs, arguments.storage)
     if arguments.dry_run:
-        rehearse(plan, console)
+        rehearse(plan, console, arguments.forecast_from)
         return 0
-    end = drive(plan, console, adopt=arguments.adopt, retry_failed_trials=arguments.retry_failed)
+    end = drive(
+        plan,
+        console,
+        adopt=arguments.adopt,
+        retry_failed_trials=arguments.retry_failed,
+        forecast_from=arguments.forecast_from,
+    )
     return end.exit_code
 
 

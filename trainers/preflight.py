@@ -1,25 +1,29 @@
 """Tries what every trial of a study shares, before anything is submitted: `python -m trainers.preflight FOLDER...`
 
-Each folder holds a spec.json. All are checked without TensorFlow; with --build, the first one's model, optimizer and
-data set are built, and make one update with a small batch. One process, no MPI: it runs where the driver does.
+Each folder holds a spec.json. All are checked without TensorFlow, and get a workload.json that says how much would be
+trained; with --build, the first one's model, optimizer and data set are built, and make one update with a small batch.
+One process, no MPI: it runs where the driver does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from storage.protocol.codec import to_json
 from storage.protocol.exit_codes import ExitCode
-from storage.protocol.records import TrialSpec
+from storage.protocol.records import EpochMetrics, TrialSpec
 from storage.protocol.trial_dir import TrialDir
+from storage.protocol.workload import WORKLOAD_FILE, Workload
 from trainers import components
 from trainers.batch_plan import plan_batch, plan_parts
 from trainers.batch_policies import BatchPolicy
@@ -97,6 +101,33 @@ def _check_updates(spec: TrialSpec, policy: BatchPolicy, samples: int) -> None:
                 f"ranks for one update, but each has {per_rank} training samples of {spec.dataset.name}; use at most "
                 f"{per_rank * spec.world_size}."
             )
+
+
+def workload_of(spec: TrialSpec, dataset: Dataset) -> Workload:
+    """How much a trial trains, as far as that can be known before it does."""
+    policy: BatchPolicy = components.build("batch_policies", spec.batch_policy)
+    schedule: list[int] = []
+    # A policy that looks at what was trained has no schedule.
+    with contextlib.suppress(_HistoryUnknownError):
+        schedule = [policy.global_batch_size(epoch, _UnknownHistory(epoch)) for epoch in range(spec.epochs)]
+    return Workload(dataset.sizes()[Split.TRAIN], list(policy.global_batch_sizes), schedule)
+
+
+class _HistoryUnknownError(LookupError):
+    """Somebody has asked how an epoch went that was not trained."""
+
+
+@dataclass(frozen=True)
+class _UnknownHistory(Sequence[EpochMetrics]):
+    """So many epochs, of which nothing is known."""
+
+    epochs: int
+
+    def __len__(self) -> int:
+        return self.epochs
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise _HistoryUnknownError
 
 
 def try_build(spec: TrialSpec, dataset: Dataset) -> None:
@@ -191,6 +222,8 @@ def main() -> int:
     try:
         specs = [TrialDir(folder).read_spec() for folder in arguments.folders]
         datasets = [check_spec(spec, arguments.memory_per_rank) for spec in specs]
+        for folder, spec, dataset in zip(arguments.folders, specs, datasets, strict=True):
+            (folder / WORKLOAD_FILE).write_text(to_json(workload_of(spec, dataset)))
         if arguments.build:
             try_build(specs[0], datasets[0])
     except (SpecError, DatasetError, components.ComponentMissingError, OSError) as error:

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--gpus-per-node", type=int, default=shape.gpus_per_node, help="stand-ins; default: %(default)s")
     isolation = up.add_mutually_exclusive_group()
     for mode, meaning in {
-        Isolation.NETWORK: "give each node a network of its own, for cut and heal; needs root",
+        Isolation.NETWORK: "give each node a network of its own, for cut, heal and limit; needs root",
         Isolation.PLAIN: "let all nodes share this machine's host name, as they do where namespaces are forbidden",
     }.items():
         isolation.add_argument(f"--{mode}", dest="isolation", action="store_const", const=mode, help=meaning)
@@ -120,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[place], help=meaning)
         command.add_argument("node", metavar="NODE")
         command.set_defaults(act=lambda arguments, method=method: method(_open(arguments), arguments.node))
+    limit = commands.add_parser("limit", parents=[place], help="have each node receive no more than so much")
+    limit.add_argument("mbit_per_s", type=float, metavar="MBIT_PER_S")
+    limit.set_defaults(act=lambda arguments: _open(arguments).limit_bandwidth(arguments.mbit_per_s))
     return parser
 
 

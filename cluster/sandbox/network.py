@@ -23,6 +23,14 @@ def unplug(layout: SandboxLayout, node: str, search_path: str) -> None:
     _ip(search_path, "link", "set", layout.link(node), "down")
 
 
+def limit_rate(layout: SandboxLayout, node: str, mbit_per_s: float, search_path: str) -> None:
+    """Let no more through to a node than a link of this speed would. What others send to it is queued, not dropped."""
+    device = ("qdisc", "replace", "dev", layout.link(node), "root")
+    # A burst is what passes unshaped: small, or short messages would see a network without a limit.
+    shaping = ("tbf", "rate", f"{round(mbit_per_s * 1e6)}bit", "burst", "32kb", "limit", "16mb")
+    output_of(("tc", *device, *shaping), {"PATH": search_path}, timeout_s=10)
+
+
 def remove_device(device: str, search_path: str) -> None:
     """Remove a network device if there is one of this name."""
     if not _is_there(device):

@@ -160,6 +160,14 @@ class Sandbox:
             if process.name == "slurmd":
                 os.kill(process.pid, signal.SIGHUP)
 
+    def limit_bandwidth(self, mbit_per_s: float) -> None:
+        """Shape the network: each node receives no more than this. Ends with the node that was shaped."""
+        self._require_network()
+        if not mbit_per_s > 0:
+            raise SandboxError(f"a link of {mbit_per_s:g} Mbit/s carries nothing; give a rate above 0.")
+        for node in self.layout.nodes:
+            network.limit_rate(self.layout, node, mbit_per_s, self._search_path)
+
     def kill_node(self, node: str) -> None:
         """Pull a node's power plug: all its processes are gone at once, and nobody is told."""
         self._require_node(node)

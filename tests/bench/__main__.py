@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.bench.forecast import measure_forecast
 from tests.bench.input import measure_input
 from tests.bench.launch import measure_launch, measure_sixteen_ranks
 from tests.bench.table import Row, table
@@ -23,6 +24,7 @@ _BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "turnover": measure_turnover,
     "launch": measure_launch,
     "sixteen-ranks": measure_sixteen_ranks,
+    "forecast": measure_forecast,
 }
 
 

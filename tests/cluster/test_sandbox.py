@@ -242,6 +242,25 @@ def test_ranks_talk_over_the_nodes_own_networks(place: Path) -> None:
     assert output.split() == ["6"] * 4
 
 
+@needs_root
+def test_a_limited_network_carries_no_more_than_its_limit(place: Path) -> None:
+    program = (
+        "import time, numpy as np\n"
+        "from mpi4py.MPI import COMM_WORLD as ranks\n"
+        "data = np.zeros(250_000, np.uint8)\n"
+        "ranks.Barrier(); start = time.perf_counter()\n"
+        "ranks.Send(data, 1) if ranks.rank == 0 else ranks.Recv(data, 0)\n"
+        "ranks.Barrier(); print(time.perf_counter() - start)"
+    )
+    with Sandbox.start(SandboxShape(nodes=2, gpus_per_node=1), place / "s", Isolation.NETWORK) as sandbox:
+        cli("limit", "--dir", place / "s", "10")
+        output = sandbox.run("srun", "--mpi=pmix", "--nodes=2", "--ntasks-per-node=1", sys.executable, "-c", program)
+        with pytest.raises(SandboxError, match="a link of 0 Mbit/s carries nothing"):
+            sandbox.limit_bandwidth(0)
+    # 2 Mbit over 10 Mbit/s, but for the burst.
+    assert max(map(float, output.split())) > 0.15
+
+
 def test_plain_nodes_need_no_namespaces(place: Path) -> None:
     with Sandbox.start(SandboxShape(nodes=2), place / "s", Isolation.PLAIN) as sandbox:
         output = sandbox.run("srun", "--nodes=2", "sh", "-c", 'echo "$SLURMD_NODENAME $(hostname)"')

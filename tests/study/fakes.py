@@ -129,6 +129,7 @@ class FakePool:
 @dataclass
 class FakeView:
     said: list[str] = field(default_factory=list)
+    told_of_spent: list[str] = field(default_factory=list)
 
     def trial_started(self, number: int, attempt: int, parameters: dict[str, Any]) -> None:
         self.said.append(f"trial {number} started, attempt {attempt}")
@@ -152,7 +153,8 @@ class FakeView:
         pass
 
     def spent(self, words: str) -> None:
-        pass
+        if words not in self.told_of_spent:
+            self.told_of_spent.append(words)
 
     def notice(self, text: str) -> None:
         self.said.append(f"note: {text}")

@@ -16,6 +16,7 @@ from storage.database.schema import VerdictRow
 from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult
 from storage.protocol.trial_dir import AttemptDir, TrialDir
+from study.forecast.outlook import Outlook
 from study.ledger import Ledger
 from study.loop import StudyLoop
 from study.opening import bind_folder, open_study
@@ -174,6 +175,7 @@ class PrunedStudy:
     stop: FakeStop = field(default_factory=FakeStop)
     held: dict[str, float] | None = None
     """Node-seconds of allocations."""
+    outlook: Outlook | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +223,7 @@ class PrunedStudy:
             self.stop.is_requested,
             self.clock.pause,
         )
-        return StudyLoop(self.plan, uuid, ledger, self.pool, self.view, self.stop, self.clock)
+        return StudyLoop(self.plan, uuid, ledger, self.pool, self.view, self.stop, self.clock, outlook=self.outlook)
 
     @property
     def trials(self) -> list[FrozenTrial]:

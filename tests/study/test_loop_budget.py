@@ -8,7 +8,10 @@ import pytest
 from optuna.trial import TrialState
 
 from storage.database import schema
+from storage.protocol.workload import Workload
 from study.budget import BudgetError
+from study.forecast.measurements import Conditions, MeasuredEpoch, MeasuredStart, Measurements
+from study.forecast.outlook import Outlook
 from tests.study.pruned_study import DriverKilledError, PrunedStudy
 
 # An attempt is booked with 36 s, 0.01 node-hours: a start of 6 s and two epochs of 15 s.
@@ -17,6 +20,17 @@ EPOCHS = 2
 
 def new_study(folder: Path, *overrides: str, epochs: int = EPOCHS) -> PrunedStudy:
     return PrunedStudy(folder, lambda trial, epoch: 0.5, ("study.trials=6", *overrides), epochs)
+
+
+def with_forecast(study: PrunedStudy, measured_epochs: int = 4) -> PrunedStudy:
+    """The same study, whose epochs of 15 s and starts of 6 s are known from an earlier one."""
+    conditions = Conditions.of(study.plan, cores=2)
+    place = conditions.placement(study.plan.layout.world_size, 1)
+    # 96 samples are six updates of 16.
+    epochs = (MeasuredEpoch(place, 16, 16.0, 15.0),) * measured_epochs
+    measured = Measurements(epochs, (MeasuredStart(place, 6.0),))
+    study.outlook = Outlook(study.plan, conditions, [Workload(96, [16], [16] * EPOCHS)], measured)
+    return study
 
 
 def with_budget(study: PrunedStudy, *overrides: str) -> PrunedStudy:
@@ -153,3 +167,26 @@ def test_a_search_that_ends_early_has_all_repeats_of_its_last_configuration(tmp_
     study.drive()
 
     assert study.states == "C" * 6
+
+
+def test_a_forecast_from_an_earlier_study_keeps_a_budget_from_a_first_trial_that_it_cannot_pay(tmp_path):
+    unforeseen = new_study(tmp_path / "unforeseen", "budget.node_hours=0.009")
+    unforeseen.drive()
+    foreseen = with_forecast(new_study(tmp_path / "foreseen", "budget.node_hours=0.009"))
+    foreseen.drive()
+    enough = with_forecast(new_study(tmp_path / "enough", "budget.node_hours=0.011"))
+    enough.drive()
+
+    assert (unforeseen.states, foreseen.states, enough.states) == ("C", "", "C")
+    assert "the rest of the budget brings no further trial to a result" in foreseen.view.said[-1]
+
+
+def test_what_is_left_is_told_beside_what_is_spent_and_shrinks_with_each_trial(tmp_path):
+    study = with_forecast(new_study(tmp_path))
+
+    study.drive()
+
+    told = [words.partition("; ")[2] for words in study.view.told_of_spent]
+    # Trials of 36 s, 0.01 node-hours.
+    assert told[0] == "6 left: 0.06 to 0.06 node-hours, 3.6 min to 3.6 min"
+    assert [words[0] for words in dict.fromkeys(told) if words] == ["6", "5", "4", "3", "2", "1"]

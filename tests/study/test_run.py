@@ -301,6 +301,29 @@ def test_a_dry_run_of_a_replay_asks_the_sampler_again(study):
     assert "3 configurations of small; asked again, the sampler gives the same" in dry.output
 
 
+def test_a_dry_run_forecasts_a_study_from_its_own_trials_and_from_earlier_ones(study):
+    more = study.workplace.run("--dry-run", "--trials", "8", COLUMNS="200")
+    new = study.workplace.run("--dry-run", "--name", "new", "--forecast-from", "small", COLUMNS="200")
+
+    assert re.search(r"5 trials left, 2 ranks at once: [\d.]+ to [\d.]+ node-hours", more.output), more.output
+    assert re.search(r"3 trials, 2 ranks at once: [\d.]+ to [\d.]+ node-hours", new.output), new.output
+    assert "with the smallest batch to the end: " in new.output
+    assert f"from {TRIALS * EPOCHS} epochs of {TRIALS} trials at batch 16, 32 on 2 ranks" in new.output
+
+
+def test_a_dry_run_of_what_was_never_measured_forecasts_nothing_and_says_what_to_run(tmp_path):
+    dry = new_workplace(tmp_path).run("--dry-run", COLUMNS="300")
+
+    assert "none: no epoch of such trials of 1 ranks at site 'here'. Train one trial there:" in dry.output
+    assert "node-hours" not in dry.output
+
+
+def test_a_forecast_from_a_study_of_something_else_is_refused(study):
+    other = study.workplace.run("--dry-run", "--name", "new", "--forecast-from", "small", "--set", "model.width=8")
+
+    assert "--forecast-from small: it was trained with another model; name another study" in other.error
+
+
 def test_a_dry_run_shows_another_site_s_job_and_what_it_has_still_to_be_told(tmp_path):
     dry = new_workplace(tmp_path).run("--dry-run", "--site", "jureca-dc")
 

@@ -51,6 +51,7 @@ def workplace(tmp_path: Path) -> Workplace:
             ["--set", "study.sampler=tpe", "--warm-start", "nobody"], ["no database", "nobody"], id="no earlier study"
         ),
         pytest.param(["--replay", "nobody"], ["no database", "nobody"], id="no study to replay"),
+        pytest.param(["--forecast-from", "nobody"], ["no database", "nobody"], id="no measured study"),
         pytest.param(["--warm-start", "nobody"], ["'random' learns nothing from a warm start"], id="a vain warm start"),
         pytest.param(
             ["--set", 'study.objectives=["f1_micro", "node_hours"]'], ["'node_hours' cannot stand"], id="no objective"

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from storage.protocol.codec import from_json
 from storage.protocol.exit_codes import ExitCode
 from storage.protocol.records import ComponentSpec, TrialSpec
 from storage.protocol.trial_dir import TrialDir
-from tests.trainers.tiny_trial import DEADLINE_S, ROOT, TRAIN, switch_at, tiny_spec
-from trainers.preflight import check_spec
+from storage.protocol.workload import Workload
+from tests.trainers.tiny_trial import DEADLINE_S, LARGE, ROOT, SMALL, TRAIN, switch_at, tiny_spec
+from trainers.preflight import check_spec, workload_of
 
 MODEL = """
 import keras
@@ -226,6 +228,33 @@ def test_without_a_build_tensorflow_is_not_waited_for(tmp_path):
     done = subprocess.run((sys.executable, "-c", program), cwd=ROOT, capture_output=True, text=True)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_specification_gets_a_workload_beside_it(tmp_path):
+    trial = folder_with(tiny_spec(epochs=3, batch_policy=switch_at(1)), tmp_path / "trial")
+
+    done = run_preflight(trial)
+
+    assert done.returncode == 0, done.stderr
+    written = from_json(Workload, (trial / "workload.json").read_text())
+    assert written == Workload(TRAIN, [SMALL, LARGE], [SMALL, LARGE, LARGE])
+
+
+def test_a_policy_that_looks_at_past_epochs_has_no_schedule(tmp_path, monkeypatch):
+    package = tmp_path / "doubles"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "class Doubles:\n"
+        "    global_batch_sizes = (8, 16)\n"
+        "    def global_batch_size(self, epoch, history):\n"
+        "        return 16 if history and history[-1].train_loss < 1 else 8\n"
+        "def build():\n"
+        "    return Doubles()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = tiny_spec(batch_policy=ComponentSpec("doubles:build"))
+
+    assert workload_of(spec, check_spec(spec)) == Workload(TRAIN, [8, 16], [])
 
 
 @pytest.mark.parametrize("loader_batch_size", [TRAIN // 2, TRAIN])

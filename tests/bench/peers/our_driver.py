@@ -97,7 +97,7 @@ class EmptyPool:
 
 if __name__ == "__main__":
     study.driver._open_pool = lambda plan: EmptyPool()
-    preflight.check = lambda *arguments, **options: None
+    preflight.check = lambda *arguments, **options: ()
     folder, count = sys.argv[1:]
     settings = {"study.trials": count, "training.epochs": "1", "study.runs_dir": folder, "study.name": "empty"}
     settings["batch_policy.switch_epoch"] = "1"
