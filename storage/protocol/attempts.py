@@ -117,6 +117,8 @@ class AttemptEnd:
     """That this attempt itself trained."""
     communicator: CommunicatorReport | None = None
     log_tail: str = ""
+    nodes: int = 1
+    """Of the allocation that it held. Only the driver knows."""
 
     def __post_init__(self) -> None:
         if (self.result is None) == (self.failure is None):
