@@ -171,9 +171,8 @@ def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
     """
     merged: dict[int, EpochMetrics] = {}
     for end in ends:
-        if end.result is not None and end.result.epochs:
-            merged = {}
-            merged |= {metrics.epoch: metrics for metrics in end.result.epochs}
+        if end.result is not None and (end.result.epochs or end.result.epochs_done == 0):
+            merged = {metrics.epoch: metrics for metrics in end.result.epochs}
         else:
             merged |= {metrics.epoch: metrics for metrics in end.epochs}
     return [merged[epoch] for epoch in sorted(merged)]

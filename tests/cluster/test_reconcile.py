@@ -116,6 +116,23 @@ def test_a_job_that_has_a_runner_is_not_surplus(pool):
     assert pool.pass_time(30) == []
 
 
+def test_jobs_of_another_shape_are_submitted_beside_those_that_are_there(pool):
+    pool.with_runner(1)
+    pool.wanted_besides = {8: 2}
+
+    assert pool.pass_time(30) == [Submit("s-1", 8), Submit("s-2", 8)]
+
+
+def test_a_job_that_waits_is_cancelled_when_only_jobs_of_another_shape_are_wanted(pool):
+    pool.wanted = 1
+    pool.pass_time(2)
+    pool.wanted, pool.wanted_besides = 0, {8: 1}
+
+    actions = pool.pass_time(3)
+
+    assert [*of(Cancel, actions), *of(Submit, actions)] == [Cancel(("100",)), Submit("s-1", 8)]
+
+
 def test_no_name_is_ever_given_twice(pool):
     pool.wanted = 1
     actions = pool.pass_time(2)

@@ -303,6 +303,14 @@ def test_an_attempt_for_a_worker_whose_job_is_gone_ends_at_once(jobs):
     assert (jobs.end().end.failure, jobs.pool.next_event(0.1)) == (Failure.INTERRUPTED, None)
 
 
+def test_workers_have_the_nodes_that_they_were_asked_for_with(jobs):
+    jobs.pool.ask_for({1: 1, 2: 1})
+
+    wait_until(lambda: len(jobs.pool.idle_workers()) == 2, WITHIN_S)
+
+    assert sorted(jobs.pool.idle_workers().values()) == [1, 2]
+
+
 def test_living_workers_are_never_taken_for_lost(jobs):
     """D0: a cache that other calls empty for a moment was asked who is there; one in 50,000 answers was wrong."""
     jobs.worker()

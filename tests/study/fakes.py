@@ -170,8 +170,9 @@ class FakeStop:
         return self.requests > 1
 
 
-def new_plan(folder: Path, *overrides: str) -> StudyPlan:
-    """The plan of the small study, with its folder in `folder`."""
+def new_plan(folder: Path, *overrides: str, at_once: int = 1) -> StudyPlan:
+    """The plan of the small study, with its folder in `folder`, on a machine for so many trials of two ranks."""
     config = load_config(write_config(folder), [f'study.runs_dir="{folder / "runs"}"', *overrides])
     url = make_url(f"sqlite:///{folder}/study.db")
-    return StudyPlan.make(config, load_site("local", ["max_concurrent_trials=1"]), cores=2, database=url)
+    site = load_site("local", [f"max_concurrent_trials={at_once}"])
+    return StudyPlan.make(config, site, cores=2 * at_once, database=url)

@@ -180,19 +180,20 @@ class PrunedStudy:
     stop: FakeStop = field(default_factory=FakeStop)
     held: dict[str, float] | None = None
     """Node-seconds of allocations."""
+    on_start: Callable[[AttemptRequest], None] = lambda request: None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.storage = DeadlyStorage()
         self.clock = FakeClock()
         self.ranks = Ranks(self.scores, self.epochs, self.batch_size)
-        self.plan = new_plan(self.folder, f"training.epochs={self.epochs}", *self.overrides)
-        self.plan = replace(self.plan, slots=self.slots)
+        self.plan = new_plan(self.folder, f"training.epochs={self.epochs}", *self.overrides, at_once=self.slots)
 
     def drive(self) -> None:
         """One driver, to its end."""
         self.pool = TrainingPool(self.clock, slots=self.slots, ranks=self.ranks, lag=self.lag)
         self.pool.is_lost_when_asked, self.pool.held = self.is_lost_when_asked, self.held
+        self.pool.on_start = self.on_start
         self.loop = self._new_loop()
         for _ in range(MAX_STEPS):
             if self.loop.step(0.5):

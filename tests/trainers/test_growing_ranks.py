@@ -11,7 +11,7 @@ import pytest
 from storage.protocol.attempts import AttemptEnd, merge_epochs
 from storage.protocol.records import BatchScaling, ComponentSpec, EpochMetrics, Outcome, RankGrowth
 from storage.protocol.trial_dir import TrialDir
-from tests.trainers.tiny_trial import DEADLINE_S, SMALL, TRAIN, Run, held_ranks, open_attempt, tiny_spec
+from tests.trainers.tiny_trial import DEADLINE_S, SMALL, TRAIN, Run, open_attempt, tiny_spec
 from trainers.loader import training_order
 
 pytestmark = pytest.mark.timeout(6 * DEADLINE_S)
@@ -44,14 +44,9 @@ def alone(tmp_path_factory) -> Grown:
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory) -> Grown:
-    """The two ranks are paused in the middle of their epoch, and the four come after one that is not enough."""
+    """One rank comes a second time, when there should be two."""
     trial_dir = tmp_path_factory.mktemp("grown")
-    ends = [Run(open_attempt(trial_dir, GROWING)).end()]
-    paused = Run(open_attempt(trial_dir, GROWING, hold_at_read=3, ranks=2))
-    held_ranks(paused.request)
-    paused.stop.request(Outcome.PAUSED)
-    ends.append(paused.end())
-    ends += [Run(open_attempt(trial_dir, GROWING, ranks=ranks)).end() for ranks in (2, 1, 4)]
+    ends = [Run(open_attempt(trial_dir, GROWING, ranks=ranks)).end() for ranks in (1, 1, 2, 4)]
     return Grown(TrialDir(trial_dir), ends)
 
 
@@ -60,21 +55,20 @@ def test_ranks_end_as_held_with_a_checkpoint_where_an_epoch_takes_more_of_them(g
 
     assert [(result.outcome, result.epochs_done) for result in results if result] == [
         (Outcome.HELD, 1),
-        (Outcome.PAUSED, 1),
-        (Outcome.HELD, 2),
+        (Outcome.HELD, 1),
         (Outcome.HELD, 2),
         (Outcome.COMPLETED, 3),
     ]
-    assert [end.communicator.world_size for end in grown.ends if end.communicator] == [1, 2, 2, 1, 4]
+    assert [end.communicator.world_size for end in grown.ends if end.communicator] == [1, 1, 2, 4]
 
 
 def test_ranks_of_the_wrong_number_train_nothing_and_say_how_far_the_trial_is(grown):
-    wrong = grown.ends[3]
+    first, wrong = grown.ends[:2]
 
     assert wrong.epochs == ()
     assert wrong.result is not None
-    assert list(wrong.result.epochs) == merge_epochs(grown.ends[:3])
-    assert wrong.result.reason == "epoch 2 takes 4 ranks"
+    assert wrong.result.epochs == first.epochs
+    assert wrong.result.reason == "epoch 1 takes 2 ranks"
 
 
 def test_a_trial_whose_ranks_become_more_learns_what_one_rank_learns(alone, grown):
