@@ -100,9 +100,7 @@ def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name
     ]
 
 
-def job_arguments(
-    profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str, nodes: int
-) -> dict[str, Any]:
+def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str, nodes: int) -> dict[str, Any]:
     """Keyword arguments of dask-jobqueue's SLURMJob. All: what is left out, a file in the user's home decides."""
     return {
         # One worker with one thread: one trial at a time in each job.

@@ -8,7 +8,6 @@ import pytest
 
 from storage.database import schema
 from storage.protocol.attempts import AttemptRequest
-from storage.protocol.records import Outcome
 from tests.study.pruned_study import PrunedStudy
 from tests.study.test_loop_pruning import EPOCHS, PROMOTES, by_quality
 

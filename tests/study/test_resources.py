@@ -7,7 +7,7 @@ import json
 import pytest
 
 from storage.protocol.codec import to_json, to_plain
-from storage.protocol.records import BatchScaling, RankGrowth, spec_sha256
+from storage.protocol.records import BatchScaling, RankGrowth, TrialSpec, spec_sha256
 from study.config import ConfigError, load_config
 from study.plan import StudyPlan
 from study.resources import ResourcesError
@@ -18,8 +18,8 @@ PROMOTES = ("training.epochs=9", "pruner.name=asha", "pruner.rungs=[1, 3]", "pru
 GROWS = (*PROMOTES, "resources.nodes_per_rung=[1, 2, 4]")
 
 
-def spec_of(plan: StudyPlan):
-    return plan.spec(0, {}, "uuid")
+def spec_of(plan: StudyPlan) -> TrialSpec:
+    return plan.spec(0, dict.fromkeys(plan.config.search_space.parameters(), 0.1), "uuid")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,9 @@ def test_what_cannot_be_is_refused_with_what_can(tmp_path, overrides, words):
 
 
 def test_more_nodes_than_the_site_gives_are_refused_with_the_most_that_there_are(tmp_path):
-    with pytest.raises(ResourcesError, match=r"asks for 4 nodes at once, and site 'local' gives a study 3: .*at most 3"):
+    with pytest.raises(
+        ResourcesError, match=r"asks for 4 nodes at once, and site 'local' gives a study 3: .*at most 3"
+    ):
         new_plan(tmp_path, *GROWS, at_once=3)
 
 

@@ -88,9 +88,7 @@ def test_every_update_has_the_same_samples_whatever_the_number_of_ranks():
         local = batch_size // world_size
         orders = [training_order(samples, 1, 5, rank, world_size) for rank in range(world_size)]
         count = samples // world_size // local
-        return [
-            sorted(int(i) for order in orders for i in order[update * local :][:local]) for update in range(count)
-        ]
+        return [sorted(int(i) for order in orders for i in order[update * local :][:local]) for update in range(count)]
 
     assert updates_of(1) == updates_of(2) == updates_of(4) == updates_of(8)
     assert len(updates_of(1)) == samples // batch_size
