@@ -279,11 +279,11 @@ class StudyLoop:
             log.warning(notice)
             self._view.notice(notice)
         for worker, nodes in self._pool.idle_workers().items():
-            trial = next((trial for trial in fitting if self._layout(trial).nodes == nodes), None)
-            if trial is not None and self._has_time_for_a_trial(worker):
-                fitting.remove(trial)
-                self._waiting.remove(trial)
-                self._start(trial, worker, nodes)
+            following = next((trial for trial in fitting if self._layout(trial).nodes == nodes), None)
+            if following is not None and self._has_time_for_a_trial(worker):
+                fitting.remove(following)
+                self._waiting.remove(following)
+                self._start(following, worker, nodes)
             else:
                 self._pool.retire(worker)
         return False

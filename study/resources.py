@@ -87,8 +87,8 @@ class ResourceSettings(BaseModel):
         if self.nodes_per_rung and self.nodes_per_rung[-1] > nodes_at_once:
             raise ResourcesError(
                 f"resources.nodes_per_rung={list(self.nodes_per_rung)} asks for {self.nodes_per_rung[-1]} nodes at "
-                f"once, and site {site.name!r} gives a study {nodes_at_once}: nodes_per_trial={site.nodes_per_trial} times "
-                f"the trials at once. Take at most {nodes_at_once}, or raise max_concurrent_trials with --jobs."
+                f"once, and site {site.name!r} gives a study {nodes_at_once}: nodes_per_trial={site.nodes_per_trial} "
+                f"times the trials at once. Take at most {nodes_at_once}, or raise max_concurrent_trials with --jobs."
             )
 
     def growth(self, pruner: AnyPruner, ranks_per_node: int) -> tuple[RankGrowth, ...]:

@@ -18,7 +18,6 @@ WITHIN_S = 1200
 BATCH_SIZE = 16
 
 SEARCH = (
-    "--site-set=ranks_per_node=1",
     "--jobs=2",
     "--trials=3",
     "--set=training.epochs=4",
@@ -64,7 +63,7 @@ def test_the_best_of_three_goes_on_with_twice_the_ranks(study):
 
 
 def test_its_batch_grows_with_them_and_no_epoch_is_missing(study):
-    assert study.best.user_attrs["curve_global_batch_size"] == [BATCH_SIZE] + [2 * BATCH_SIZE] * 3
+    assert study.best.user_attrs["epochs:global_batch_size"] == [BATCH_SIZE] + [2 * BATCH_SIZE] * 3
 
 
 def test_the_closing_table_says_how_many_nodes_the_trials_came_to(study):

@@ -97,8 +97,8 @@ class Run:
         self.relayed: list[EpochMetrics] = []
         self._end = ThreadPoolExecutor(1).submit(run_attempt, request, self.relayed.append, self.stop)
 
-    def end(self) -> AttemptEnd:
-        return self._end.result(DEADLINE_S)
+    def end(self, within_s: float = DEADLINE_S) -> AttemptEnd:
+        return self._end.result(within_s)
 
 
 def start_ranks(request: AttemptRequest) -> subprocess.Popen[str]:
