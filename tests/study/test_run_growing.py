@@ -45,6 +45,7 @@ class GrownStudy:
 def study(tmp_path_factory) -> GrownStudy:
     workplace = new_workplace(tmp_path_factory.mktemp("growing"), *SEARCH, ranks=1)
     with workplace.start() as driver:
+        driver.wait_for_epochs(trial=0, attempt=1, count=1)
         wait_until(lambda: any(len(trial.intermediate_values) > 1 for trial in workplace.trials()), WITHIN_S)
         driver.kill()
     finished = workplace.run(within_s=WITHIN_S)
