@@ -55,8 +55,8 @@ class QueuedJob:
 class BatchSystem(Protocol):
     """One study's jobs. Every call answers within a minute, or raises."""
 
-    def submit(self, name: str) -> str:
-        """Ask for a job of this name, which no other job of the study has; gives its id.
+    def submit(self, name: str, nodes: int) -> str:
+        """Ask for a job with so many nodes, of this name, which no other job of the study has; gives its id.
 
         Raises:
             SubmissionRefusedError: It was not taken.

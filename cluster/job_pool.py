@@ -161,7 +161,7 @@ class JobPool:
         self._told: set[str] = set()
         """Workers whose attempt has ended, which the study has not heard yet."""
         self._notices: list[str] = []
-        self._wanted = 0
+        self._wanted: Mapping[int, int] = {}
         self._error: PoolError | None = None
         self._look_s, self._sweep_s = float("-inf"), 0.0
         self._is_silent = False
@@ -188,16 +188,20 @@ class JobPool:
         self.give_back_all()
         self.link.close()
 
-    def ask_for(self, workers: int) -> None:
+    def ask_for(self, workers: Mapping[int, int]) -> None:
         if self._error is not None:
             raise self._error
         self._wanted = workers
 
-    def idle_workers(self) -> list[str]:
+    def idle_workers(self) -> dict[str, int]:
         with self._lock:
             busy = self._told.union(running.worker for running in self._running.values())
             here = self.link.present()
-            return [j.name for j in self.jobs.jobs if j.name in here and j.name not in busy and not j.is_ending]
+            return {
+                job.name: job.nodes
+                for job in self.jobs.jobs
+                if job.name in here and job.name not in busy and not job.is_ending
+            }
 
     def time_left_s(self, worker: str) -> float:
         job = self.jobs.find(worker)
@@ -334,8 +338,8 @@ class JobPool:
 
     def _do(self, action: reconcile.Action) -> None:
         match action:
-            case Submit(name):
-                self._submit(name)
+            case Submit(name, nodes):
+                self._submit(name, nodes)
             case Cancel(job_ids):
                 if not self._cancel(job_ids):
                     self._unconfirmed.update(job_ids)
@@ -350,7 +354,7 @@ class JobPool:
             case GiveUp(trouble, reason, log_of):
                 self._give_up(trouble, reason, log_of)
 
-    def _submit(self, name: str) -> None:
+    def _submit(self, name: str, nodes: int) -> None:
         now_s = self.clock.monotonic
         with self._lock:
             if now_s() < self.jobs.submit_s or self.jobs.find(name) is None:
@@ -359,7 +363,7 @@ class JobPool:
                 return
         actions: list[reconcile.Action] = []
         try:
-            job_id = self.batch.submit(name)
+            job_id = self.batch.submit(name, nodes)
         except SubmissionRefusedError as error:
             with self._lock:
                 self.jobs, actions = reconcile.refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +18,7 @@ _ENDS_LATER_BY_S = 15.0
 
 
 class LocalPool:
-    """`slots` workers."""
+    """`slots` workers, of this one node each, whatever the number of ranks."""
 
     walltime_s = float("inf")
 
@@ -43,11 +43,11 @@ class LocalPool:
         for runner in self._runners.values():
             runner.close()
 
-    def ask_for(self, workers: int) -> None:
+    def ask_for(self, workers: Mapping[int, int]) -> None:
         """They are all there, and cost nothing."""
 
-    def idle_workers(self) -> list[str]:
-        return [worker for worker, attempt in self._attempts.items() if attempt is None]
+    def idle_workers(self) -> dict[str, int]:
+        return {worker: 1 for worker, attempt in self._attempts.items() if attempt is None}
 
     def time_left_s(self, worker: str) -> float:
         return float("inf")

@@ -42,16 +42,17 @@ class Pool(AbstractContextManager["Pool"], Protocol):
     walltime_s: float
     """For which a new worker is there; infinite where nothing ends it."""
 
-    def ask_for(self, workers: int) -> None:
-        """Have this many, soon; a lost one is replaced. Called twice a second, and answers at once.
+    def ask_for(self, workers: Mapping[int, int]) -> None:
+        """Have this many, by the nodes of each, soon; a lost one is replaced. Called twice a second, and answers at
+        once.
 
         Raises:
             PoolError: There will never be any.
         """
         ...
 
-    def idle_workers(self) -> Sequence[str]:
-        """Those that are there, and whose last attempt's end `next_event` has given."""
+    def idle_workers(self) -> Mapping[str, int]:
+        """Those that are there, and whose last attempt's end `next_event` has given; with the nodes of each."""
         ...
 
     def time_left_s(self, worker: str) -> float:
@@ -59,7 +60,7 @@ class Pool(AbstractContextManager["Pool"], Protocol):
         ...
 
     def start(self, request: AttemptRequest, worker: str) -> None:
-        """Hand an attempt to a worker that is idle."""
+        """Hand an attempt to a worker that is idle, and has as many nodes as the attempt's layout."""
         ...
 
     def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -134,6 +135,16 @@ class SiteProfile(_Table):
         ranks = self.nodes_per_trial * self.ranks_per_node * self.concurrent_trials(cores)
         cpus = max(1, cores // ranks) if self.cpus_per_rank == "auto" else self.cpus_per_rank
         return RankLayout(self.nodes_per_trial, self.ranks_per_node, cpus, self.gpus_per_node)
+
+    def layout_on(self, nodes: int, layout: RankLayout) -> RankLayout:
+        """A trial's layout with another number of nodes: on one machine, with as many times the ranks of one."""
+        if self.slurm is None:
+            return replace(layout, ranks_per_node=nodes * self.ranks_per_node)
+        return replace(layout, nodes=nodes)
+
+    def nodes_of(self, layout: RankLayout) -> int:
+        """As `layout_on` counts them."""
+        return layout.world_size // self.ranks_per_node
 
 
 def site_names() -> list[str]:

@@ -7,6 +7,7 @@ then do the attempts on it count as ended, so that their successors do not start
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
@@ -18,7 +19,6 @@ from cluster.batch_system import JobState, QueuedJob
 class Limits:
     """How patient a pool is."""
 
-    nodes_per_job: int
     pending_notice_s: float = 600.0
     """When a job has waited for so long a person is told, and again at each doubling."""
     runner_gone_s: float = 10.0
@@ -39,6 +39,7 @@ class Job:
     """What the pool knows of a job that it asked for."""
 
     name: str
+    nodes: int
     asked_s: float
     job_id: str | None = None
     """None: the batch system has not said."""
@@ -118,6 +119,7 @@ class QueueAnswer:
 @dataclass(frozen=True)
 class Submit:
     name: str
+    nodes: int
 
 
 @dataclass(frozen=True)
@@ -172,14 +174,19 @@ Action = Submit | Cancel | Release | Notice | NoticeWaiting | GiveUp
 
 
 def reconcile(
-    jobs: Jobs, queue: QueueAnswer | None, runners: frozenset[str], wanted: int, now_s: float, limits: Limits
+    jobs: Jobs,
+    queue: QueueAnswer | None,
+    runners: frozenset[str],
+    wanted: Mapping[int, int],
+    now_s: float,
+    limits: Limits,
 ) -> tuple[Jobs, list[Action]]:
     """The jobs as they are to be remembered, and what is to be done now.
 
     Args:
         queue: None if there is no new answer.
         runners: Names of the jobs whose runners are there.
-        wanted: How many jobs there should be.
+        wanted: How many jobs there should be, by the nodes of each.
     """
     actions: list[Action] = []
     jobs = _observe(jobs, queue, runners, now_s)
@@ -291,11 +298,11 @@ def _look_after(
         why = f"its runner is gone, while job {_id(job)} is {job.words or 'in an unknown state'}"
         return jobs.change(job.name, ending_s=now_s, why=why, cancel_s=now_s)
     found = _find(queue, job) if queue is not None else None
-    if found is not None and found.state is JobState.RUNNING and found.nodes != limits.nodes_per_job:
+    if found is not None and found.state is JobState.RUNNING and found.nodes != job.nodes:
         actions.append(
             GiveUp(
                 Trouble.OTHER_SHAPE,
-                f"job {found.job_id} was given {found.nodes} nodes, but a trial is laid out for {limits.nodes_per_job}",
+                f"job {found.job_id} was given {found.nodes} nodes, but a trial is laid out for {job.nodes}",
             )
         )
     return _note_waiting(jobs, job, found, now_s, limits, actions)
@@ -392,17 +399,24 @@ def _cancel_strays(jobs: Jobs, queue: QueueAnswer, actions: list[Action]) -> Job
     return replace(jobs, strays=jobs.strays | set(strays))
 
 
-def _fit(jobs: Jobs, wanted: int, now_s: float, actions: list[Action]) -> Jobs:
+def _fit(jobs: Jobs, wanted: Mapping[int, int], now_s: float, actions: list[Action]) -> Jobs:
     """Have as many active jobs as are wanted."""
-    active = [job for job in jobs.jobs if not job.is_ending]
+    for nodes in sorted({*wanted, *(job.nodes for job in jobs.jobs)}):
+        jobs = _fit_of(nodes, jobs, wanted.get(nodes, 0), now_s, actions)
+    return jobs
+
+
+def _fit_of(nodes: int, jobs: Jobs, wanted: int, now_s: float, actions: list[Action]) -> Jobs:
+    """As `_fit`, of those with so many nodes."""
+    active = [job for job in jobs.jobs if not job.is_ending and job.nodes == nodes]
     unused = [job for job in active if not job.had_runner and job.answered_s is not None]
     for job in list(reversed(unused))[: max(0, len(active) - wanted)]:
         jobs = retire(jobs, job.name, "it is not needed any more", now_s)
     if now_s >= jobs.submit_s:
         for _ in range(wanted - len(active)):
             name = f"{jobs.prefix}{jobs.asked}"
-            actions.append(Submit(name))
-            jobs = replace(jobs, jobs=(*jobs.jobs, Job(name, now_s)), asked=jobs.asked + 1)
+            actions.append(Submit(name, nodes))
+            jobs = replace(jobs, jobs=(*jobs.jobs, Job(name, nodes, now_s)), asked=jobs.asked + 1)
     return jobs
 
 

@@ -8,7 +8,7 @@ from cluster.pool import Pool
 from storage.database.schema import SpentRow
 from storage.protocol.attempts import AttemptEnd
 from storage.protocol.clock import Clock
-from study.budget import Budget, Spent
+from study.budget import Budget, Need, Spent
 from study.ledger import Ledger
 
 _STORE_EVERY_S = 60.0
@@ -19,15 +19,19 @@ class Account:
 
     Node-seconds are those of allocations, idle ones included, where a batch system gives them; on this machine, where
     nothing else is held, those of attempts.
+
+    Args:
+        nodes: Of an attempt that an older version has stored, and not said.
     """
 
-    def __init__(self, budget: Budget, ledger: Ledger, pool: Pool, clock: Clock) -> None:
-        self._budget, self._ledger, self._pool, self._clock = budget, ledger, pool, clock
+    def __init__(self, budget: Budget, nodes: int, ledger: Ledger, pool: Pool, clock: Clock) -> None:
+        self._budget, self._nodes, self._ledger, self._pool, self._clock = budget, nodes, ledger, pool, clock
         self._begun_s = clock.monotonic()
         self._before: SpentRow | None = None
-        self._attempts_s: dict[int, float] = {}
+        self._ended_node_s: dict[int, float] = {}
         """Of the attempts of each trial that have ended."""
-        self._started_s: dict[int, float] = {}
+        self._running: dict[int, tuple[float, int]] = {}
+        """When a trial's attempt was started, and its nodes."""
         self._stored_s = self._begun_s
         self._is_changed = False
 
@@ -35,23 +39,23 @@ class Account:
     def budget(self) -> Budget:
         return self._budget
 
-    def attempt_starts(self, number: int) -> None:
-        self._started_s[number] = self._clock.monotonic()
+    def attempt_starts(self, number: int, nodes: int) -> None:
+        self._running[number] = self._clock.monotonic(), nodes
 
     def note_attempts(self, number: int, ends: Sequence[AttemptEnd]) -> None:
         """What is known of the attempts of a trial none of which is under way."""
         self._stored()
-        if self._started_s.pop(number, None) is not None:
+        if self._running.pop(number, None) is not None:
             self._is_changed = True
-        self._attempts_s[number] = sum(end.wall_s for end in ends)
+        self._ended_node_s[number] = sum(end.wall_s * end.nodes for end in ends)
 
     def spent(self) -> Spent:
         """Up to now."""
         before, now_s = self._stored(), self._clock.monotonic()
         allocations = self._allocations()
         if allocations is None:
-            running_s = sum(now_s - started_s for started_s in self._started_s.values())
-            node_s = self._budget.nodes * (sum(self._attempts_s.values()) + running_s)
+            running_node_s = sum(nodes * (now_s - started_s) for started_s, nodes in self._running.values())
+            node_s = sum(self._ended_node_s.values()) + running_node_s
         else:
             node_s = sum(allocations.values())
         return Spent(node_s / 3600, before.wall_s + now_s - self._begun_s, self._clock.unix())
@@ -60,9 +64,9 @@ class Account:
         """The limit that has been reached, in words; empty if none has."""
         return self._budget.used_up(self.spent()) if self._budget.is_limited else ""
 
-    def is_enough_for(self, needed_s: float, under_way_s: Sequence[float]) -> bool:
+    def is_enough_for(self, need: Need, under_way: Sequence[Need]) -> bool:
         """Whether the rest brings one more trial to a result. See `Budget`."""
-        return not self._budget.is_limited or self._budget.is_enough_for(needed_s, under_way_s, self.spent())
+        return not self._budget.is_limited or self._budget.is_enough_for(need, under_way, self.spent())
 
     @property
     def is_limited(self) -> bool:
@@ -94,5 +98,8 @@ class Account:
         if self._before is None:
             self._before = self._ledger.read_spent()
             rows = self._ledger.attempts()
-            self._attempts_s = {number: sum(row.wall_s for row in of_trial) for number, of_trial in rows.items()}
+            self._ended_node_s = {
+                number: sum(row.wall_s * (row.nodes or self._nodes) for row in of_trial)
+                for number, of_trial in rows.items()
+            }
         return self._before

@@ -72,15 +72,22 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The limits of one study.
+class Need:
+    """What a trial takes until it has a result."""
 
-    Args:
-        nodes: Of a trial.
-    """
+    wall_s: float
+    nodes: int
+
+    @property
+    def node_s(self) -> float:
+        return self.wall_s * self.nodes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of one study."""
 
     settings: BudgetSettings
-    nodes: int
 
     @property
     def is_limited(self) -> bool:
@@ -98,15 +105,15 @@ class Budget:
             return f"budget.until={settings.until.isoformat()} is over"
         return ""
 
-    def is_enough_for(self, needed_s: float, under_way_s: Sequence[float], spent: Spent) -> bool:
+    def is_enough_for(self, need: Need, under_way: Sequence[Need], spent: Spent) -> bool:
         """Whether the rest brings one more trial to a result, beside those that are under way.
 
         Args:
-            needed_s: By the trial that would begin.
-            under_way_s: Still needed by each of the others.
+            need: Of the trial that would begin.
+            under_way: What each of the others still needs.
         """
-        settings = self.settings
-        node_hours = spent.node_hours + self.nodes * (needed_s + sum(under_way_s)) / 3600
+        settings, needed_s = self.settings, need.wall_s
+        node_hours = spent.node_hours + sum(each.node_s for each in (need, *under_way)) / 3600
         if settings.node_hours is not None and node_hours > settings.node_hours:
             return False
         if settings.wall is not None and spent.wall_s + needed_s > duration_s(settings.wall):

@@ -15,7 +15,7 @@ from storage.database.schema import TrialRecord
 from study.display import format_parameters
 from study.finished_trials import best_trial, completed_trials, eligible_trials, record_of
 from study.objectives import Objective, format_values, pareto_front
-from study.pruning_summary import describe_pruning, is_held
+from study.pruning_summary import describe_nodes, describe_pruning, is_held
 
 _SHOWN_OF_FRONT = 10
 
@@ -40,6 +40,8 @@ def closing_table(
     table.add_row("trials", count_outcomes(trials))
     if pruning := describe_pruning(trials):
         table.add_row("pruner", pruning)
+    if nodes := describe_nodes(trials):
+        table.add_row("nodes", nodes)
     if spent:
         table.add_row("budget", spent)
     if breaking := len(completed) - len(eligible):

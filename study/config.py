@@ -19,6 +19,7 @@ from study.budget import BudgetSettings
 from study.notify import StudyEnd
 from study.objectives import FURTHER_OBJECTIVES, Constraint, Objective
 from study.pruners import PRUNERS, NoPruner, PrunerError, PrunerTable
+from study.resources import ResourcesError, ResourceSettings
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -173,6 +174,8 @@ class StudyConfig(_Table):
     search_space: SearchSpace
     pruner: PrunerTable = NoPruner()
     """What stops trials that are worse than others, before their last epoch."""
+    resources: ResourceSettings = ResourceSettings()
+    """What the trials that are promoted have more of."""
     enqueue: tuple[dict[str, Scalar], ...] = ()
     """Values of sampled parameters for the first configurations; the sampler gives those that one leaves out."""
     budget: BudgetSettings = BudgetSettings()
@@ -252,6 +255,7 @@ class StudyConfig(_Table):
             "task": {"name": "multi_label"},
             "learning_rate": {"name": "constant"},
             "pruner": {"name": "none"},
+            "resources": ResourceSettings().model_dump(mode="json"),
             "enqueue": [],
         }
 
@@ -322,8 +326,8 @@ def parse_config(tables: dict[str, Any], path: str) -> StudyConfig:
     _check_configurations(config, path)
     _check_enqueued(config, path)
     try:
-        config.pruner.resolved(config.training.epochs)
-    except PrunerError as error:
+        config.resources.require_rungs(config.pruner.resolved(config.training.epochs))
+    except (PrunerError, ResourcesError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
 

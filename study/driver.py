@@ -274,7 +274,7 @@ def _job_script(plan: StudyPlan) -> str | None:
         return None
     from cluster.slurm.pool import job_script
 
-    return job_script(plan.site, plan.site.slurm, _study_jobs(plan))
+    return job_script(plan.site, plan.site.slurm, _study_jobs(plan), plan.layout.nodes)
 
 
 def _study_jobs(plan: StudyPlan) -> StudyJobs:

@@ -13,6 +13,7 @@ from cluster.attempt import rank_command
 from cluster.profile import SiteError, SlurmSettings, check_complete
 from storage.database.endpoint import public_url
 from storage.protocol.codec import to_plain
+from storage.protocol.records import BatchScaling
 from study.plan import StudyPlan
 
 
@@ -46,6 +47,8 @@ def describe(
         table.add_row("replay", escape(replay))
     pruner = config.pruner.resolved(config.training.epochs).model_dump(mode="json", exclude_none=True)
     table.add_row("pruner", escape(", ".join(f"{name}={value}" for name, value in pruner.items())))
+    if plan.growth:
+        table.add_row("resources", _describe_growth(plan))
     if budget := config.budget.model_dump(mode="json", exclude_defaults=True):
         table.add_row("budget", escape(", ".join(f"{name}={value}" for name, value in budget.items())))
     table.add_row("database", public_url(plan.database))
@@ -63,6 +66,16 @@ def describe(
         check_complete(plan.site)
     except SiteError as error:
         console.print(f"note: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _describe_growth(plan: StudyPlan) -> str:
+    more = [
+        f"{plan.site.nodes_of(plan.layout_at(growth.epoch))} after epoch {growth.epoch} ({growth.world_size} ranks)"
+        for growth in plan.growth
+    ]
+    begin = plan.site.nodes_of(plan.layout)
+    batch = "grows with them" if plan.config.resources.batch is BatchScaling.PER_RANK else "stays"
+    return f"nodes of a trial: {begin}, {', '.join(more)}; the global batch {batch}"
 
 
 def _describe_jobs(plan: StudyPlan, slurm: SlurmSettings, table: Table) -> None:

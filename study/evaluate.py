@@ -90,7 +90,7 @@ def _require_same_ranks(plan: StudyPlan, source: optuna.Study) -> None:
         raise EvaluationError(
             f"study {source.study_name!r} trained on {before} ranks, and site {plan.site.name!r} gives "
             f"{plan.layout.world_size}, which trains something else: name its site with --site, or set "
-            "--site-set ranks_per_node."
+            "--site-set ranks_per_node or nodes_per_trial."
         )
 
 

@@ -17,11 +17,13 @@ from storage.database import schema
 from storage.database.schema import Evaluated, TrialRecord
 from storage.protocol.codec import from_plain
 from storage.protocol.exports import SeedInterval
+from storage.protocol.records import BatchScaling
 from storage.protocol.trial_dir import TrialDir
 from study.config import StudyConfig
 from study.finding import folder_of_study
 from study.finished_trials import completed_trials, eligible_trials, record_of
 from study.intervals import over_seeds
+from study.resources import ResourceSettings
 from study.seeds import derive_seed
 
 DEFAULT_TOP = 3
@@ -206,14 +208,29 @@ def _fresh_seed(seed: int, trials: int) -> int:
 def _stored_tables(study: optuna.Study, url: URL, runs_dir: Path) -> dict[str, Any]:
     """The study's config as its last driver had it, good from any folder."""
     stored = study.user_attrs.get(schema.FULL_CONFIG) or _tables_of_older(study, folder_of_study(study, url))
+    _require_batches_that_stay(study.study_name, stored)
     # Of a search: an evaluation trains everything to its end, whatever it takes.
-    tables = {key: value for key, value in stored.items() if key not in ("pruner", "enqueue", "budget")}
+    tables = {key: value for key, value in stored.items() if key not in ("pruner", "resources", "enqueue", "budget")}
     tables["study"] = {key: value for key, value in stored["study"].items() if key not in _OF_A_SEARCH}
     cache_dir = tables["study"].get("cache_dir")
     if cache_dir is None or not Path(cache_dir).is_dir():
         # Moved, together with the studies beside it.
         tables["study"]["cache_dir"] = str(runs_dir / "cache")
     return tables
+
+
+def _require_batches_that_stay(name: str, stored: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        EvaluationError: The search trained with batches that grew at its rungs.
+    """
+    resources = ResourceSettings.model_validate(stored.get("resources", {}))
+    if len(set(resources.nodes_per_rung)) > 1 and resources.batch is BatchScaling.PER_RANK:
+        raise EvaluationError(
+            f"study {name!r} let its batches grow with its nodes (resources.nodes_per_rung="
+            f"{list(resources.nodes_per_rung)}), which an evaluation does not: it would train something else. Only a "
+            "search with resources.batch='global' can be evaluated."
+        )
 
 
 def _tables_of_older(study: optuna.Study, folder: Path | None) -> dict[str, Any]:

@@ -190,12 +190,8 @@ class Ledger:
         self.record_attempts(number, ends)
         self._set_attributes(number, {schema.FORGIVEN_ATTEMPTS: len(ends)})
 
-    def finish(self, number: int, tell: Tell, ends: Sequence[AttemptEnd], nodes: int) -> None:
-        """Store all that the trial's attempts found out, and tell the study. May be repeated.
-
-        Args:
-            nodes: That each attempt held.
-        """
+    def finish(self, number: int, tell: Tell, ends: Sequence[AttemptEnd]) -> None:
+        """Store all that the trial's attempts found out, and tell the study. May be repeated."""
         epochs = merge_epochs(ends)
         # Once more from the files: what a runner told may have been lost on the way, a line on disk is not.
         stored = self.with_retries(lambda: self._storage.get_trial(self._id(number)).intermediate_values)
@@ -203,7 +199,7 @@ class Ledger:
             if stored.get(metrics.epoch) != metrics.score(self._objective):
                 self.record_epoch(number, metrics)
         self.record_attempts(number, ends)
-        record = schema.trial_record(tell.outcome, tell.reason, ends, nodes)
+        record = schema.trial_record(tell.outcome, tell.reason, ends)
         self._set_attributes(number, record.attributes())
         values = None
         if tell.value is not None:

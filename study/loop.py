@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from optuna.trial import TrialState
@@ -14,20 +14,21 @@ from optuna.trial import TrialState
 from cluster.pool import AttemptFinished, EpochFinished, Event, Pool
 from storage.database.lease import LeaseError
 from storage.database.schema import AttemptRow, TrialRecord, trial_record
-from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, merge_epochs
+from storage.protocol.attempts import AttemptEnd, AttemptRequest, Failure, RankLayout, merge_epochs
 from storage.protocol.clock import Clock
 from storage.protocol.codec import to_json
 from storage.protocol.files import OS_FILES, FileSystem
 from storage.protocol.records import EpochMetrics, Outcome, spec_sha256
 from storage.protocol.trial_dir import AttemptDir, TrialDir
 from study.account import Account
-from study.budget import Budget, BudgetError
+from study.budget import Budget, BudgetError, Need
 from study.durations import Durations
 from study.failures import AlikeFailures
 from study.forecast.outlook import Outlook
 from study.halving import Verdict
 from study.judge import Judge
 from study.ledger import DatabaseLostError, Ledger, TrialRow
+from study.placement import count_that_fit
 from study.plan import StudyPlan
 from study.stagnation import stagnation
 from study.transitions import Halt, Hold, Tell, Transition, TryAgain, next_transition, pruned
@@ -144,7 +145,9 @@ class StudyLoop:
         self._outlook = outlook
         self._left = ""
         """What the trials that are left will take, in words."""
-        self._account = Account(Budget(settings.budget, plan.layout.nodes), ledger, pool, clock)
+        self._nodes = plan.site.nodes_of(plan.layout)
+        """Of a trial that begins."""
+        self._account = Account(Budget(settings.budget), self._nodes, ledger, pool, clock)
         self._is_first_look = True
         self._unaffordable: dict[int, ActiveTrial] = {}
         """Unfinished trials that the rest of the budget does not bring to a result."""
@@ -241,12 +244,6 @@ class StudyLoop:
             words = self._outlook.left_in_words(self._plan.config.study.total_trials - finished)
             self._left = f"; {words}" if words else ""
 
-    def _needed_s(self, done: int, has_started: bool = False) -> float:
-        """Seconds until a trial with so many epochs has its next result, by the forecast or by the longest epochs."""
-        epochs = self._judge.epochs_to_a_result(done, self._plan.config.training.epochs)
-        forecast_s = None if self._outlook is None else self._outlook.needed_s(done, epochs, has_started)
-        return self._durations.needed_s(epochs, has_started) if forecast_s is None else forecast_s
-
     def _begin_to_end(self, error: Exception | None) -> None:
         if self._ending is not None:
             # Paused trials are in their files: what cannot be stored now is found by the next driver.
@@ -289,16 +286,37 @@ class StudyLoop:
             for trial, tell in self._failures.take():
                 self._tell(trial, tell)
             return True
-        self._pool.ask_for(len(self._training) + len(self._waiting))
+        fitting = self._waiting[: self._count_that_fit()]
+        layouts = [*(request.layout for request in self._running.values()), *map(self._layout, fitting)]
+        self._pool.ask_for(Counter(layout.nodes for layout in layouts))
         for notice in self._pool.notices():
             log.warning(notice)
             self._view.notice(notice)
-        for worker in self._pool.idle_workers():
-            if self._waiting and self._has_time_for_a_trial(worker):
-                self._start(self._waiting.pop(0), worker)
+        for worker, nodes in self._pool.idle_workers().items():
+            following = next((trial for trial in fitting if self._layout(trial).nodes == nodes), None)
+            if following is not None and self._has_time_for_a_trial(worker):
+                fitting.remove(following)
+                self._waiting.remove(following)
+                self._start(following, worker, nodes)
             else:
                 self._pool.retire(worker)
         return False
+
+    def _layout(self, trial: ActiveTrial) -> RankLayout:
+        """Of its next attempt."""
+        return self._plan.layout_at(len(self._epochs(trial)))
+
+    def _count_that_fit(self) -> int:
+        """How many of the waiting trials there are ranks for, beside those that train."""
+        taken = sum(request.layout.world_size for request in self._running.values())
+        waiting = (self._layout(trial).world_size for trial in self._waiting)
+        return count_that_fit(waiting, self._plan.ranks_at_once - taken)
+
+    def _has_room_for_more(self) -> bool:
+        """Whether a trial that begins would fit beside those that train and wait."""
+        taken = [request.layout.world_size for request in self._running.values()]
+        taken += [self._layout(trial).world_size for trial in self._waiting]
+        return sum(taken) + self._plan.layout.world_size <= self._plan.ranks_at_once
 
     def _has_time_for_a_trial(self, worker: str) -> bool:
         needed_s = self._durations.needed_walltime_s(self._plan.site.checkpoint_grace_s, self._pool.walltime_s)
@@ -311,7 +329,7 @@ class StudyLoop:
         unaffordable, self._unaffordable = self._unaffordable, {}
         for trial in unaffordable.values():
             self._admit(trial)
-        while len(self._training) + len(self._waiting) < self._plan.slots:
+        while self._has_room_for_more():
             finished, started = self._ledger.counts()
             self._view.progressed(finished, max(total, started))
             # What an earlier driver left comes before what is decided now.
@@ -352,11 +370,20 @@ class StudyLoop:
         """Whether the rest of the budget brings a trial with so many epochs to a result, beside those under way."""
         if not self._account.is_limited:
             return True
-        under_way = [*self._training.values(), *self._waiting]
-        needed_s = [self._needed_s(len(self._epochs(trial)), has_started=bool(trial.epochs)) for trial in under_way]
-        is_affordable = self._account.is_enough_for(self._needed_s(done), needed_s)
+        under_way = [
+            self._need(len(self._epochs(trial)), has_started=bool(trial.epochs))
+            for trial in (*self._training.values(), *self._waiting)
+        ]
+        is_affordable = self._account.is_enough_for(self._need(done), under_way)
         self._is_beyond_budget |= not is_affordable and not if_new
         return is_affordable
+
+    def _need(self, done: int, has_started: bool = False) -> Need:
+        """Of a trial with so many epochs, until its next result, by the forecast or by the longest epochs."""
+        epochs = self._judge.epochs_to_a_result(done, self._plan.config.training.epochs)
+        forecast_s = None if self._outlook is None else self._outlook.needed_s(done, epochs, has_started)
+        wall_s = self._durations.needed_s(epochs, has_started) if forecast_s is None else forecast_s
+        return Need(wall_s, self._plan.site.nodes_of(self._plan.layout_at(done)))
 
     def _known(self) -> set[int]:
         """Numbers of the trials that are in this driver's hands."""
@@ -418,12 +445,17 @@ class StudyLoop:
         trial = ActiveTrial(row.number, row.parameters, TrialDir(self._plan.trial_path(row.number), self._files))
         self._bind(trial, row)
         attempts = trial.directory.attempts()
-        trial.ends = [_of_this_trial(_recall(attempt, row.attempts), trial) for attempt in attempts]
+        trial.ends = [self._recall(attempt, row, trial) for attempt in attempts]
         trial.forgiven = min(row.forgiven, len(trial.ends))
         self._account.note_attempts(trial.number, trial.ends)
         if attempts:
             log.info("trial %d: adopted with %d attempts", trial.number, len(attempts))
         return trial
+
+    def _recall(self, attempt: AttemptDir, row: TrialRow, trial: ActiveTrial) -> AttemptEnd:
+        request = attempt.read_request()
+        nodes = self._nodes if request is None else self._plan.site.nodes_of(request.layout)
+        return replace(_of_this_trial(_recall(attempt, row.attempts), trial), nodes=nodes)
 
     def _bind(self, trial: ActiveTrial, row: TrialRow) -> None:
         """See that the trial's folder holds the specification that this study has for it, and no other."""
@@ -447,19 +479,24 @@ class StudyLoop:
         self._files.rename(directory.path, directory.path.with_name(name))
         return name
 
-    def _start(self, trial: ActiveTrial, worker: str) -> None:
-        """Start the trial's next attempt."""
+    def _start(self, trial: ActiveTrial, worker: str, nodes: int) -> None:
+        """Start the trial's next attempt on a worker with so many nodes."""
         _look_again_at_abandoned(trial)
         trial.epochs, trial.is_verified = {}, False
         # Ranks that outlived their driver by a moment may have come to an end since.
         if self._needs_no_attempt(trial):
             return
+        done = len(self._epochs(trial))
+        if self._plan.layout_at(done).nodes != nodes:
+            # They had come further than was known.
+            self._waiting.insert(0, trial)
+            return
         self._ledger.require_lease()
         attempt = trial.directory.new_attempt()
-        request = self._plan.request(trial.number, attempt.number, self._pool.time_left_s(worker))
+        request = self._plan.request(trial.number, attempt.number, self._pool.time_left_s(worker), done)
         attempt.write_request(request)
         self._training[trial.number], self._running[trial.number] = trial, request
-        self._account.attempt_starts(trial.number)
+        self._account.attempt_starts(trial.number, self._plan.site.nodes_of(request.layout))
         self._pool.start(request, worker)
         self._view.trial_started(trial.number, attempt.number, trial.parameters)
         log.info("trial %d attempt %d: started on %s with %s", trial.number, attempt.number, worker, trial.parameters)
@@ -475,7 +512,7 @@ class StudyLoop:
             case AttemptFinished(request, end, worker):
                 trial = self._training.pop(request.trial_number)
                 del self._running[request.trial_number]
-                self._on_end(trial, end, worker)
+                self._on_end(trial, replace(end, nodes=self._plan.site.nodes_of(request.layout)), worker)
 
     def _judge_epoch(self, trial: ActiveTrial, request: AttemptRequest, metrics: EpochMetrics) -> None:
         """The trial trains on meanwhile, and may be over before it hears of its verdict."""
@@ -600,10 +637,9 @@ class StudyLoop:
 
     def _tell(self, trial: ActiveTrial, tell: Tell) -> None:
         _look_again_at_abandoned(trial)
-        nodes = self._plan.layout.nodes
-        self._ledger.finish(trial.number, tell, trial.ends, nodes)
+        self._ledger.finish(trial.number, tell, trial.ends)
         if self._outlook is not None:
-            self._outlook.learn(trial_record(tell.outcome, tell.reason, trial.ends, nodes))
+            self._outlook.learn(trial_record(tell.outcome, tell.reason, trial.ends))
             self._look_ahead()
         log.info("trial %d: %s %s %s", trial.number, tell.state.name, tell.outcome, tell.reason)
 
@@ -624,7 +660,8 @@ def _look_again_at_abandoned(trial: ActiveTrial) -> None:
     for index, end in enumerate(trial.ends):
         if end.failure is Failure.ABANDONED:
             attempt = trial.directory.attempt(index + 1)
-            trial.ends[index] = _of_this_trial(attempt.end(Failure.ABANDONED, end.reason), trial)
+            again = _of_this_trial(attempt.end(Failure.ABANDONED, end.reason), trial)
+            trial.ends[index] = replace(again, nodes=end.nodes)
 
 
 def _of_this_trial(end: AttemptEnd, trial: ActiveTrial) -> AttemptEnd:
@@ -635,7 +672,7 @@ def _of_this_trial(end: AttemptEnd, trial: ActiveTrial) -> AttemptEnd:
     if other is None:
         return end
     reason = f"its ranks trained specification {other[:12]}, not {trial.spec_sha256[:12]}"
-    return AttemptEnd(None, end.failure or Failure.INTERRUPTED, reason, end.exit_code, end.wall_s)
+    return AttemptEnd(None, end.failure or Failure.INTERRUPTED, reason, end.exit_code, end.wall_s, nodes=end.nodes)
 
 
 def _recall(attempt: AttemptDir, stored: tuple[AttemptRow, ...]) -> AttemptEnd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy.engine import URL
 from cluster.profile import SiteProfile
 from cluster.toml_tables import check_text
 from storage.protocol.attempts import AttemptRequest, RankLayout
-from storage.protocol.records import KINDS, ComponentSpec, TrialSpec
+from storage.protocol.records import KINDS, ComponentSpec, RankGrowth, TrialSpec
 from study.config import StudyConfig
 from study.own_code import CodeFolders
 from study.seeds import derive_seed
@@ -24,8 +25,9 @@ class StudyPlan:
     config: StudyConfig
     site: SiteProfile
     layout: RankLayout
+    """Of a trial that begins."""
     slots: int
-    """Trials at once."""
+    """Such trials at once."""
     database: URL
     """Without password."""
     folder: Path
@@ -41,17 +43,39 @@ class StudyPlan:
 
         Raises:
             TablesError: The study's folder, with all above it, has a name that no job script can hold.
+            ResourcesError: A trial would take more nodes than there are.
         """
         folder = (config.study.runs_dir / config.study.name).resolve()
         check_text(str(folder), f"the study's folder {str(folder)!r}")
         code_folders = CodeFolders.here() if config.own_components() else CodeFolders(())
         for path in code_folders.paths:
             check_text(str(path), f"the folder {str(path)!r}, in which packages are looked for,")
-        return cls(config, site, site.layout(cores), site.concurrent_trials(cores), database, folder, code_folders)
+        layout, slots = site.layout(cores), site.concurrent_trials(cores)
+        if nodes_per_rung := config.resources.nodes_per_rung:
+            nodes_at_once = slots * site.nodes_per_trial
+            config.resources.require_nodes(site, nodes_at_once)
+            layout, slots = site.layout_on(nodes_per_rung[0], layout), nodes_at_once // nodes_per_rung[0]
+        return cls(config, site, layout, slots, database, folder, code_folders)
 
     @property
     def name(self) -> str:
         return self.config.study.name
+
+    @property
+    def ranks_at_once(self) -> int:
+        """Of all trials together."""
+        return max(self.slots * self.layout.world_size, *(growth.world_size for growth in self.growth), 0)
+
+    @cached_property
+    def growth(self) -> tuple[RankGrowth, ...]:
+        """Where the ranks of a trial become more."""
+        config = self.config
+        return config.resources.growth(config.pruner.resolved(config.training.epochs), self.site.ranks_per_node)
+
+    def layout_at(self, epochs_done: int) -> RankLayout:
+        """Where the ranks go that train a trial's next epoch."""
+        ranks = [growth.world_size for growth in self.growth if growth.epoch <= epochs_done]
+        return self.site.layout_on(ranks[-1] // self.site.ranks_per_node, self.layout) if ranks else self.layout
 
     def trial_path(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
@@ -81,20 +105,25 @@ class StudyPlan:
             objective_epoch=self.config.study.objective_epoch,
             patience=settings.patience,
             test_split=self.config.study.test_split,
+            growth=self.growth,
+            batch_scaling=self.config.resources.batch,
             **components,
         )
 
-    def request(self, trial_number: int, attempt_number: int, time_left_s: float) -> AttemptRequest:
+    def request(
+        self, trial_number: int, attempt_number: int, time_left_s: float, epochs_done: int = 0
+    ) -> AttemptRequest:
         """What a runner is told to start.
 
         Args:
             time_left_s: Of the allocation; infinite if nothing ends it.
+            epochs_done: By the trial's earlier attempts.
         """
         return AttemptRequest(
             trial_dir=self.trial_path(trial_number),
             trial_number=trial_number,
             attempt_number=attempt_number,
-            layout=self.layout,
+            layout=self.layout_at(epochs_done),
             launcher_name=self.site.launcher,
             launcher_options=self.site.launcher_options,
             environment=self.site.rank_environment,

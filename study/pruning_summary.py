@@ -34,6 +34,15 @@ def describe_pruning(trials: Sequence[FrozenTrial]) -> str:
     return "; ".join(parts)
 
 
+def describe_nodes(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials came to how many nodes; empty where all had the same."""
+    rows = [schema.read_attempts(trial.user_attrs) for trial in trials]
+    most = Counter(max(row.nodes or 0 for row in of_trial) for of_trial in rows if of_trial)
+    if len(most) < 2:
+        return ""
+    return "at most: " + ", ".join(f"{nodes} for {count} trials" for nodes, count in sorted(most.items()))
+
+
 def _place(rows: Sequence[schema.VerdictRow]) -> int:
     return rows[-1].epoch + 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import TrialState
 
@@ -119,7 +119,7 @@ def _after_result(result: TrialResult, ends: Sequence[AttemptEnd], objective: st
                 return Tell(TrialState.FAIL, None, result.outcome, reason)
             return TryAgain(result.outcome)
         case Outcome.HELD:
-            return TryAgain("held, and promoted")
+            return TryAgain("held at its rung")
         case Outcome.DIVERGED:
             return Tell(TrialState.COMPLETE, VALUE_OF_DIVERGED, result.outcome, result.reason)
         case Outcome.PRUNED:
@@ -137,7 +137,7 @@ def _unless_its_epochs_are_lost(ends: Sequence[AttemptEnd]) -> AttemptEnd:
     if found == end.result.epochs_done and found > 0:
         return end
     reason = f"its result says {end.result.epochs_done} epochs, and {found} are in its files"
-    return AttemptEnd(None, Failure.CRASHED, reason, end.exit_code, end.wall_s, end.epochs, end.communicator)
+    return replace(end, result=None, failure=Failure.CRASHED, reason=reason, log_tail="")
 
 
 def _words(end: AttemptEnd) -> str:

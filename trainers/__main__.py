@@ -110,7 +110,7 @@ def _run_trial(
     from trainers.train import build_training, train
 
     try:
-        spec = communicator.run_on_all_ranks(lambda: _checked_spec(trial, communicator, before))
+        spec = communicator.run_on_all_ranks(lambda: _checked_spec(trial, own_attempt, communicator, before))
         threads = configure_threads(threads_per_rank, spec.deterministic)
         number = None if own_attempt is None else own_attempt.number
         attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, number, communicator.is_first)))
@@ -141,7 +141,9 @@ def _run_trial(
     return result, training
 
 
-def _checked_spec(trial: TrialDir, communicator: Communicator, before: Training | None) -> TrialSpec:
+def _checked_spec(
+    trial: TrialDir, own_attempt: AttemptDir | None, communicator: Communicator, before: Training | None
+) -> TrialSpec:
     try:
         spec = trial.read_spec()
     except TrialDirError as error:
@@ -149,12 +151,19 @@ def _checked_spec(trial: TrialDir, communicator: Communicator, before: Training 
         if not trial.path.is_dir():
             raise
         raise SpecError(str(error)) from error
-    communicator.require_world_size(spec.world_size)
+    communicator.require_world_size(_promised_world_sizes(spec, own_attempt))
     check_spec(spec)
     if before is not None and spec.deterministic != before.spec.deterministic:
         # TensorFlow's threads are those of its first operation.
         raise AllocationError("these ranks cannot train a trial with another value of deterministic.")
     return spec
+
+
+def _promised_world_sizes(spec: TrialSpec, own_attempt: AttemptDir | None) -> tuple[int, ...]:
+    """How many ranks may train now: of those that the trial ever takes, as many as the runner was to start."""
+    request = own_attempt.read_request() if own_attempt is not None and spec.growth else None
+    asked_for = () if request is None else (request.layout.world_size,)
+    return tuple(size for size in spec.world_sizes if size in asked_for) or spec.world_sizes
 
 
 def _end_alone(

@@ -4,7 +4,8 @@ A checkpoint lies with its attempt. The next attempt goes on from the newest one
 be damaged: older ones are removed.
 
 A checkpoint may lie inside an epoch: the order of the samples is a function of (seed, epoch), so the number of loader
-batches that are done says all about the place.
+batches that are done says all about the place. Between two epochs the ranks may become more or fewer: what all of them
+share is in it once, and what each has for itself comes from the first one's.
 """
 
 from __future__ import annotations
@@ -94,6 +95,13 @@ class TrainingState:
         """What a prediction depends on."""
         return [*self.model.trainable_variables, *self.moving_statistics()]
 
+    def fold_rank_into_seeds(self, rank: int) -> None:
+        """Give the generators of a rank seeds of their own: with one dropout mask for all ranks, its noise would not
+        average out over the global batch."""
+        for variable in self.random_states():
+            seeds = np.random.SeedSequence([*np.asarray(variable).tolist(), rank])
+            variable.assign(seeds.generate_state(variable.shape[0]).astype(variable.dtype))
+
     def copy_network(self) -> Arrays:
         return [value.copy() for value in _values(self.network())]
 
@@ -152,7 +160,8 @@ def load(
     if newest is None:
         return None
     path, content = newest
-    return communicator.run_on_all_ranks(lambda: _restore(content, path, owner, state, communicator.rank))
+    ranks = communicator.rank, communicator.world_size
+    return communicator.run_on_all_ranks(lambda: _restore(content, path, owner, state, *ranks))
 
 
 def load_alone(trial: TrialDir, owner: CheckpointOwner, state: TrainingState) -> tuple[Progress, Arrays | None] | None:
@@ -162,7 +171,7 @@ def load_alone(trial: TrialDir, owner: CheckpointOwner, state: TrainingState) ->
         CheckpointError: The newest checkpoint is not one of this trial.
     """
     newest = _read_newest(trial)
-    return None if newest is None else _restore(newest[1], newest[0], owner, state, rank=0)
+    return None if newest is None else _restore(newest[1], newest[0], owner, state, rank=0, world_size=None)
 
 
 def _read_newest(trial: TrialDir) -> tuple[Path, bytes] | None:
@@ -182,8 +191,9 @@ def _read_newest(trial: TrialDir) -> tuple[Path, bytes] | None:
 
 
 def _restore(
-    content: bytes, path: Path, owner: CheckpointOwner, state: TrainingState, rank: int
+    content: bytes, path: Path, owner: CheckpointOwner, state: TrainingState, rank: int, world_size: int | None
 ) -> tuple[Progress, Arrays | None]:
+    """Args: world_size: None: as many as wrote it."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             written = json.loads(str(arrays["owner"]))
@@ -192,9 +202,13 @@ def _restore(
             per_rank = [arrays[name] for name in sorted(arrays.files) if name.startswith("per_rank/")]
             best = [arrays[name] for name in sorted(arrays.files) if name.startswith("best/")]
             progress = from_plain(Progress, json.loads(str(arrays["progress"])), ignore_unknown=True)
-        loss_sum, *values = [of_all_ranks[rank] for of_all_ranks in per_rank]
+        is_of_as_many = world_size in (None, len(per_rank[0]))
+        # Moving statistics are alike on all ranks between two epochs. Sums of an epoch under way are no use to others.
+        loss_sum, *values = [of_all_ranks[rank if is_of_as_many else 0] for of_all_ranks in per_rank]
         _assign(state.shared(), shared)
         _assign(state.per_rank(), values)
+        if not is_of_as_many:
+            state.fold_rank_into_seeds(rank)
     except CheckpointError:
         raise
     except (ValueError, LookupError, TypeError, RuntimeError) as error:

@@ -99,16 +99,19 @@ class Communicator:
             return "nccl"
         return "mpi" if hvd.mpi_enabled() else "gloo"
 
-    def require_world_size(self, world_size: int) -> None:
+    def require_world_size(self, world_sizes: Sequence[int]) -> None:
         """Refuse to train on other ranks than the trial was written for.
+
+        Args:
+            world_sizes: Each of them will do.
 
         Raises:
             AllocationError: More or fewer ranks have come.
         """
-        if hvd.size() != world_size:
+        if hvd.size() not in world_sizes:
             raise AllocationError(
-                f"the trial asks for {world_size} ranks but {hvd.size()} have met; start it as "
-                f"`mpirun -np {world_size} python -m trainers ...`."
+                f"the trial asks for {' or '.join(map(str, world_sizes))} ranks but {hvd.size()} have met; start it as "
+                f"`mpirun -np {world_sizes[0]} python -m trainers ...`."
             )
 
     def average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:

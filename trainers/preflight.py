@@ -55,16 +55,18 @@ def check_spec(spec: TrialSpec, memory_bytes: float = math.inf) -> Dataset:
     with values_are_of_the_spec():
         policy = components.build("batch_policies", spec.batch_policy)
         components.build("learning_rates", spec.learning_rate, spec.epochs)
-        plans = [plan_batch(size, spec.world_size, spec.loader_batch_size) for size in policy.global_batch_sizes]
-        plan_parts([plan.local_batch_size for plan in plans], spec.accumulation_steps)
+        for world_size in spec.world_sizes:
+            sizes_of_ranks = [spec.scaled_batch(size, world_size) for size in policy.global_batch_sizes]
+            plans = [plan_batch(size, world_size, spec.loader_batch_size) for size in sizes_of_ranks]
+            plan_parts([plan.local_batch_size for plan in plans], spec.accumulation_steps)
         dataset: Dataset = components.build("datasets", spec.dataset, Path(spec.cache_dir))
         build_task(spec, len(dataset.class_names))
-    sizes = dataset.sizes()
+    sizes, most_ranks = dataset.sizes(), max(spec.world_sizes)
     for split in (Split.TRAIN, Split.VAL, *([Split.TEST] if spec.test_split else [])):
-        if sizes.get(split, 0) < spec.world_size:
+        if sizes.get(split, 0) < most_ranks:
             raise SpecError(
                 f"the {split} split of {spec.dataset.name} holds {sizes.get(split, 0)} samples; it needs at least one "
-                f"for each of the {spec.world_size} ranks"
+                f"for each of the {most_ranks} ranks"
                 f"{', or leave the test split out (study/evaluate.py --split val)' * (split is Split.TEST)}."
             )
     _check_loader_batch(spec, dataset, memory_bytes)
@@ -93,14 +95,17 @@ def _check_loader_batch(spec: TrialSpec, dataset: Dataset, memory_bytes: float) 
 
 def _check_updates(spec: TrialSpec, policy: BatchPolicy, samples: int) -> None:
     """An update has its whole batch, or is not made."""
-    per_rank = samples // spec.world_size
-    for size in policy.global_batch_sizes:
-        if size > per_rank * spec.world_size:
-            raise SpecError(
-                f"global_batch_size={size} takes {size // spec.world_size} samples of each of the {spec.world_size} "
-                f"ranks for one update, but each has {per_rank} training samples of {spec.dataset.name}; use at most "
-                f"{per_rank * spec.world_size}."
-            )
+    for world_size in spec.world_sizes:
+        per_rank = samples // world_size
+        for size in policy.global_batch_sizes:
+            local = spec.scaled_batch(size, world_size) // world_size
+            if local > per_rank:
+                # In the batch policy's own terms: it knows nothing of more ranks.
+                most = next(n for n in range(size, -1, -1) if spec.scaled_batch(n, world_size) <= per_rank * world_size)
+                raise SpecError(
+                    f"global_batch_size={size} takes {local} samples of each of the {world_size} ranks for one update, "
+                    f"but each has {per_rank} training samples of {spec.dataset.name}; use at most {most}."
+                )
 
 
 def workload_of(spec: TrialSpec, dataset: Dataset) -> Workload:

@@ -89,8 +89,19 @@ class Training:
     warm_batches: set[tuple[int, int]] = field(default_factory=set)
     """(loader batch size, global batch size) of what the compiled calls have run."""
 
+    @property
+    def global_batch_sizes(self) -> tuple[int, ...]:
+        """Every size that the batch policy may ask these ranks for, ascending."""
+        return tuple(map(self._scaled, self.policy.global_batch_sizes))
+
+    def global_batch_size(self, epoch: int, history: Sequence[EpochMetrics]) -> int:
+        return self._scaled(self.policy.global_batch_size(epoch, history))
+
     def plan(self, global_batch_size: int) -> BatchPlan:
-        return plan_batch(global_batch_size, self.spec.world_size, self.spec.loader_batch_size)
+        return plan_batch(global_batch_size, self.communicator.world_size, self.spec.loader_batch_size)
+
+    def _scaled(self, global_batch_size: int) -> int:
+        return self.spec.scaled_batch(global_batch_size, self.communicator.world_size)
 
 
 def build_training(spec: TrialSpec, communicator: Communicator, before: Training | None = None) -> Training:
@@ -115,10 +126,10 @@ def build_training(spec: TrialSpec, communicator: Communicator, before: Training
     communicator.heartbeat()
     training.augmentation_seed.assign([spec.seed, communicator.rank])
     if training.part_size is not None:
-        local_batch_sizes = [training.plan(size).local_batch_size for size in policy.global_batch_sizes]
+        local_batch_sizes = [training.plan(size).local_batch_size for size in training.global_batch_sizes]
         training.part_size.assign(plan_parts(local_batch_sizes, spec.accumulation_steps))
     communicator.broadcast_variables([v.value for v in [*training.state.shared(), *training.state.moving_statistics()]])
-    _fold_rank_into_seeds(training.state, communicator.rank)
+    training.state.fold_rank_into_seeds(communicator.rank)
     return replace(training, base_learning_rate=float(training.state.optimizer.learning_rate))
 
 
@@ -262,14 +273,6 @@ class AdoptingOptimizer(Protocol):
         ...
 
 
-def _fold_rank_into_seeds(state: TrainingState, rank: int) -> None:
-    """Give each rank's generators a seed of their own: with one dropout mask for all ranks, its noise would not average
-    out over the global batch."""
-    for variable in state.random_states():
-        seeds = np.random.SeedSequence([*np.asarray(variable).tolist(), rank])
-        variable.assign(seeds.generate_state(variable.shape[0]).astype(variable.dtype))
-
-
 def train(
     training: Training,
     attempt: AttemptDir,
@@ -305,7 +308,9 @@ def train(
     while not _is_over(spec, progress.history):
         started = time.perf_counter()
         epoch, history = progress.epoch, progress.history
-        global_batch_size = training.policy.global_batch_size(epoch, history)
+        if not _has_its_ranks(training, epoch):
+            return ends(Outcome.HELD, f"epoch {epoch} takes {spec.world_size_at(epoch)} ranks")
+        global_batch_size = training.global_batch_size(epoch, history)
 
         plan = training.plan(global_batch_size)
         set_momentum_power(training, global_batch_size)
@@ -346,7 +351,8 @@ def train(
             return ends(Outcome.DIVERGED, f"the loss of epoch {epoch} is not finite")
         verdict = demands.agree_after_epoch()
         is_over = _is_over(spec, progress.history)
-        if verdict or progress.epoch % spec.checkpoint_every_epochs == 0 or is_over:
+        is_due = progress.epoch % spec.checkpoint_every_epochs == 0
+        if verdict or is_due or is_over or not _has_its_ranks(training, progress.epoch):
             save()
         if verdict and not is_over:
             return ends(verdict, "asked to stop at an epoch's end")
@@ -379,6 +385,11 @@ def _is_over(spec: TrialSpec, history: Sequence[EpochMetrics]) -> bool:
     if spec.patience is None or not history:
         return False
     return history[-1].epoch - best_epoch(history, spec.objective) >= spec.patience
+
+
+def _has_its_ranks(training: Training, epoch: int) -> bool:
+    """Whether these ranks are as many as an epoch takes."""
+    return training.spec.world_size_at(epoch) == training.communicator.world_size
 
 
 def epoch_that_counts(spec: TrialSpec, history: Sequence[EpochMetrics]) -> int:
@@ -522,7 +533,7 @@ def warm_up(training: Training) -> None:
         BatchTooLargeError: A batch does not fit into this rank's memory.
     """
     loader_batch_size, tried = training.spec.loader_batch_size, ""
-    cold = [s for s in training.policy.global_batch_sizes if (loader_batch_size, s) not in training.warm_batches]
+    cold = [s for s in training.global_batch_sizes if (loader_batch_size, s) not in training.warm_batches]
     if not cold:
         return
     before = training.state.copy()
@@ -551,7 +562,7 @@ def warm_up(training: Training) -> None:
 
 def _advice(training: Training) -> str:
     """The accumulation steps with which the largest batch fits into this rank's memory, by trying; or nothing."""
-    largest = max(training.plan(size).local_batch_size for size in training.policy.global_batch_sizes)
+    largest = max(training.plan(size).local_batch_size for size in training.global_batch_sizes)
     for steps in range(training.spec.accumulation_steps + 1, largest + 1):
         if largest % steps == 0 and _fits(training, largest // steps):
             return f"training.accumulation_steps={steps}, "
@@ -573,7 +584,7 @@ def _fits(training: Training, samples: int) -> bool:
 
 def samples_per_rank(training: Training) -> int:
     """That each rank has in an epoch's order."""
-    return len(training.train) // training.spec.world_size
+    return len(training.train) // training.communicator.world_size
 
 
 def evaluation_order(training: Training, source: SampleSource) -> NDArray[np.int64]:

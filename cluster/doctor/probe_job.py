@@ -25,6 +25,11 @@ class Examination(Protocol):
     def job_name(self) -> str: ...
 
     @property
+    def nodes(self) -> int:
+        """Of the job: those of a trial."""
+        ...
+
+    @property
     def queue_pause_s(self) -> float:
         """Between two questions about the queue."""
         ...
@@ -58,7 +63,7 @@ def run_probe_job(folder: JobFolder, examination: Examination, limits: Limits, s
     """Submit the probe, answer its nodes until it is done, and leave no job behind."""
     batch, pause_s = examination.batch_system(), examination.queue_pause_s
     try:
-        job_id = batch.submit(examination.job_name)
+        job_id = batch.submit(examination.job_name, examination.nodes)
         say(f"job {job_id} is submitted; it needs its nodes for less than a minute")
         watch = _follow(folder, batch, JobWatch(job_id, limits, examination.will_never_start), say, pause_s)
         return folder.collect(replace(watch.facts(), log_tail=batch.log_tail(job_id)))

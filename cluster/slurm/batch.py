@@ -37,7 +37,7 @@ class Slurm:
     Args:
         folder: Where the jobs run and leave their logs. No other study has it, so it tells whose a job is.
         job_prefix: With which the names of the study's jobs begin.
-        script: From a job's name to the script that is submitted.
+        script: From a job's name and nodes to the script that is submitted.
         environment: That sbatch runs in, and passes on to the job.
         partition: Slurm's default if None.
     """
@@ -46,16 +46,17 @@ class Slurm:
         self,
         folder: Path,
         job_prefix: str,
-        script: Callable[[str], str],
+        script: Callable[[str, int], str],
         environment: Mapping[str, str],
         partition: str | None,
     ) -> None:
         self._folder, self._prefix, self._script = folder, job_prefix, script
         self._environment, self._partition = environment, partition
 
-    def submit(self, name: str) -> str:
+    def submit(self, name: str, nodes: int) -> str:
         try:
-            printed = run_command("sbatch", "--parsable", stdin=self._script(name), environment=self._environment)
+            script = self._script(name, nodes)
+            printed = run_command("sbatch", "--parsable", stdin=script, environment=self._environment)
         except SlurmRefusalError as error:
             words = str(error)
             raise SubmissionRefusedError(words, is_transient_refusal(words)) from None

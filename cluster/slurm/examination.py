@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from cluster.batch_system import BatchSystemError
@@ -45,6 +46,10 @@ class SlurmExamination:
         self._environment = submission_environment(os.environ, slurm.pass_environment)
 
     @property
+    def nodes(self) -> int:
+        return self._site.nodes_per_trial
+
+    @property
     def job_name(self) -> str:
         return f"{self._jobs.job_prefix}probe"
 
@@ -66,7 +71,7 @@ class SlurmExamination:
         return Slurm(
             folder=self._jobs.folder,
             job_prefix=self._jobs.job_prefix,
-            script=lambda name: probe_script(self._site, self._slurm, self._jobs, name),
+            script=partial(probe_script, self._site, self._slurm, self._jobs),
             environment=self._environment,
             partition=self._slurm.queue,
         )
@@ -77,7 +82,7 @@ class SlurmExamination:
 
     def _refusal(self) -> str:
         """Slurm's words, if it would not take a job of a study; nothing is submitted."""
-        script = job_script(self._site, self._slurm, self._jobs, self.job_name)
+        script = job_script(self._site, self._slurm, self._jobs, self.nodes, self.job_name)
         try:
             run_command("sbatch", "--test-only", stdin=script, environment=self._environment)
         except SlurmRefusalError as error:
@@ -87,7 +92,7 @@ class SlurmExamination:
         return ""
 
 
-def probe_script(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str) -> str:
+def probe_script(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str, nodes: int) -> str:
     """The script of a study's job, up to the runner; in its place comes the probe. Pure."""
     folder = JobFolder(jobs.study_dir)
     begun, has_environment = (shlex.quote(str(path)) for path in (folder.begun, folder.has_environment))
@@ -97,7 +102,7 @@ def probe_script(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name:
         # Without the sign, that the folder is not shared shows in time.
         "prologue": (f"touch {begun} || true", *slurm.prologue, f"touch {has_environment}"),
     }
-    script = job_script(site, slurm.model_copy(update=shorter), jobs, name)
+    script = job_script(site, slurm.model_copy(update=shorter), jobs, nodes, name)
     until_runner, _, _ = script.rpartition("exec ")
     return f"{until_runner}exec {shlex.quote(jobs.python)} -m cluster.doctor.probe {shlex.quote(str(jobs.study_dir))}\n"
 

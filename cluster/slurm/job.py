@@ -79,7 +79,7 @@ class StudyJobs:
         return TlsFiles(self.study_dir / "tls")
 
 
-def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str) -> list[str]:
+def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str, nodes: int) -> list[str]:
     """The options of sbatch: the whole allocation of one trial."""
     optional = {"partition": slurm.queue, "account": slurm.account, "mem": slurm.memory_per_node}
     gres = ":".join(["gpu", *([slurm.gpu_type] if slurm.gpu_type else []), str(profile.gpus_per_node)])
@@ -91,7 +91,7 @@ def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name
         # A job that lost a node is replaced by a new one; Slurm's own repetition would find its driver elsewhere.
         "--no-requeue",
         *(f"--{option}={value}" for option, value in optional.items() if value is not None),
-        f"--nodes={profile.nodes_per_trial}",
+        f"--nodes={nodes}",
         f"--ntasks-per-node={profile.ranks_per_node}",
         f"--cpus-per-task={profile.cpus_per_rank}",
         *([f"--gres={gres}"] if profile.gpus_per_node else []),
@@ -100,7 +100,7 @@ def directives(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name
     ]
 
 
-def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str) -> dict[str, Any]:
+def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str, nodes: int) -> dict[str, Any]:
     """Keyword arguments of dask-jobqueue's SLURMJob. All: what is left out, a file in the user's home decides."""
     return {
         # One worker with one thread: one trial at a time in each job.
@@ -127,7 +127,7 @@ def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, n
         ],
         "job_name": name,
         "job_directives_skip": ["#SBATCH"],
-        "job_extra_directives": directives(profile, slurm, jobs, name),
+        "job_extra_directives": directives(profile, slurm, jobs, name, nodes),
         "job_script_prologue": [
             # A module that is not there is one error in the job's log, not a trial that trains with something else.
             "set -e",
@@ -142,7 +142,8 @@ def job_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, n
 def cluster_arguments(profile: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> dict[str, Any]:
     """Keyword arguments of dask-jobqueue's SLURMCluster."""
     return {
-        **job_arguments(profile, slurm, jobs, jobs.job_prefix),
+        # Of no job: each is submitted with a script of its own.
+        **job_arguments(profile, slurm, jobs, jobs.job_prefix, profile.nodes_per_trial),
         "security": jobs.tls.security(),
         "scheduler_cls": QuietScheduler,
         "scheduler_options": {"interface": slurm.driver_interface or slurm.interface, "dashboard": False},

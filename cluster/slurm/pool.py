@@ -60,7 +60,7 @@ def open_pool(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> JobPo
     batch = Slurm(
         folder=jobs.folder,
         job_prefix=jobs.job_prefix,
-        script=lambda name: job_script(site, slurm, jobs, name, link.address()),
+        script=lambda name, nodes: job_script(site, slurm, jobs, nodes, name, link.address()),
         environment=submission_environment(os.environ, slurm.pass_environment),
         partition=slurm.queue,
     )
@@ -72,7 +72,7 @@ def open_pool(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs) -> JobPo
             f"Slurm does not answer: {error}. Run this on a login node of the cluster, or, for a sandbox, "
             "in a shell that has evaluated what `python -m cluster.sandbox status` prints first."
         ) from error
-    limits = Limits(nodes_per_job=site.nodes_per_trial, pending_notice_s=slurm.pending_notice_s)
+    limits = Limits(pending_notice_s=slurm.pending_notice_s)
     advice = {
         Trouble.REFUSED: f"Change [slurm] of site {site.name!r}; --dry-run shows the job script.",
         Trouble.OTHER_SHAPE: f"Check slurm.extra_directives of site {site.name!r}, and what SBATCH_ variables and the "
@@ -92,10 +92,11 @@ def job_script(
     site: SiteProfile,
     slurm: SlurmSettings,
     jobs: StudyJobs,
+    nodes: int,
     name: str | None = None,
     scheduler_address: str = "tls://DRIVER:PORT",
 ) -> str:
     """The script that is submitted; without a run, words stand for what only a run knows."""
     name = name or f"{jobs.job_prefix}NUMBER"
-    arguments = job_arguments(site, slurm, jobs, name) | {"security": worker_security(jobs.tls)}
+    arguments = job_arguments(site, slurm, jobs, name, nodes) | {"security": worker_security(jobs.tls)}
     return SLURMJob(scheduler_address, name=name, **arguments).job_script()

@@ -85,10 +85,12 @@ class AttemptRow:
     exit_code: int | None
     wall_s: float
     reason: str = ""
+    nodes: int | None = None
+    """That it held; None in what older versions wrote."""
 
     @classmethod
     def of(cls, end: AttemptEnd) -> AttemptRow:
-        return cls(end.name, end.exit_code, round(end.wall_s, 3), end.reason)
+        return cls(end.name, end.exit_code, round(end.wall_s, 3), end.reason, end.nodes)
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class TrialRecord:
         return from_plain(cls, {**absent, **attributes, "curves": curves}, ignore_unknown=True)
 
 
-def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: int) -> TrialRecord:
+def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd]) -> TrialRecord:
     """What is to be stored of a trial that is over. Pure."""
     epochs = merge_epochs(ends)
     counted, result = counted_epoch(ends) if epochs else None, ends[-1].result if ends else None
@@ -186,7 +188,7 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], nodes: i
         outcome=outcome,
         reason=reason,
         wall_s=round(wall_s, 3),
-        node_hours=round(wall_s * nodes / 3600, 6),
+        node_hours=round(sum(end.wall_s * end.nodes for end in ends) / 3600, 6),
         attempt_count=len(ends),
         f1_micro=counted.f1_micro if counted else None,
         f1_macro=counted.f1_macro if counted else None,

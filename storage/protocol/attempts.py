@@ -117,6 +117,8 @@ class AttemptEnd:
     """That this attempt itself trained."""
     communicator: CommunicatorReport | None = None
     log_tail: str = ""
+    nodes: int = 1
+    """Of the allocation that it held. Only the driver knows."""
 
     def __post_init__(self) -> None:
         if (self.result is None) == (self.failure is None):
@@ -169,9 +171,8 @@ def merge_epochs(ends: Sequence[AttemptEnd]) -> list[EpochMetrics]:
     """
     merged: dict[int, EpochMetrics] = {}
     for end in ends:
-        if end.result is not None and end.result.epochs:
-            merged = {}
-            merged |= {metrics.epoch: metrics for metrics in end.result.epochs}
+        if end.result is not None and (end.result.epochs or end.result.epochs_done == 0):
+            merged = {metrics.epoch: metrics for metrics in end.result.epochs}
         else:
             merged |= {metrics.epoch: metrics for metrics in end.epochs}
     return [merged[epoch] for epoch in sorted(merged)]

@@ -11,6 +11,8 @@ from typing import Any
 
 # Of a specification: what does not change what is trained.
 _NOT_TRAINED = ("study_name", "study_uuid", "trial_number", "cache_dir", "checkpoint_every_epochs")
+# What specifications that are older than these fields trained.
+_AS_BEFORE: dict[str, Any] = {"growth": [], "batch_scaling": "per_rank"}
 
 
 class Precision(StrEnum):
@@ -32,6 +34,15 @@ class MovingStatistics(StrEnum):
     much in a large batch as in a small one."""
     RECALIBRATED = "recalibrated"
     """The mean over training samples as the weights are after the epoch, computed anew before each evaluation."""
+
+
+class BatchScaling(StrEnum):
+    """What becomes of the global batch where a trial's ranks become more."""
+
+    PER_RANK = "per_rank"
+    """It grows with them: each rank's share of it stays."""
+    GLOBAL = "global"
+    """It stays, and each rank's share of it shrinks."""
 
 
 SCORES = (
@@ -117,6 +128,14 @@ KINDS: dict[str, Kind] = {field.name: field.metadata["kind"] for field in datacl
 
 
 @dataclass(frozen=True)
+class RankGrowth:
+    """From an epoch on, a trial is trained by more ranks than before."""
+
+    epoch: int
+    world_size: int
+
+
+@dataclass(frozen=True)
 class TrialSpec(Components):
     """All that the ranks need to know to train one trial."""
 
@@ -126,6 +145,7 @@ class TrialSpec(Components):
     """Of the initial weights and of the order of the samples."""
     epochs: int
     world_size: int
+    """Ranks, in the first epoch at least."""
     loader_batch_size: int
     """Samples per rank that the input pipeline hands over at once."""
     cache_dir: str
@@ -148,6 +168,25 @@ class TrialSpec(Components):
     """Op determinism and one thread: slower, bit-identical when repeated."""
     study_uuid: str = ""
     """Of the study in the database; several databases may know a study of the same name. Empty: a trial by hand."""
+    growth: tuple[RankGrowth, ...] = ()
+    """By epoch. Ranks that are not as many as an epoch takes end as held before it, with a checkpoint."""
+    batch_scaling: BatchScaling = BatchScaling.PER_RANK
+    """What that means for the batch policy's sizes, which are those for `world_size` ranks."""
+
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """All that the trial is ever trained by."""
+        return (self.world_size, *(growth.world_size for growth in self.growth))
+
+    def world_size_at(self, epoch: int) -> int:
+        """Ranks that train an epoch."""
+        return [self.world_size, *(growth.world_size for growth in self.growth if growth.epoch <= epoch)][-1]
+
+    def scaled_batch(self, global_batch_size: int, world_size: int) -> int:
+        """One of the batch policy's sizes, as it is for so many ranks."""
+        if self.batch_scaling is BatchScaling.GLOBAL:
+            return global_batch_size
+        return global_batch_size * world_size // self.world_size
 
 
 def spec_sha256(spec_json: str) -> str:
@@ -156,7 +195,11 @@ def spec_sha256(spec_json: str) -> str:
     By the text, because a later version of TrialSpec may have fields that this one's file has not. Whose trial it is
     and where its caches lie do not count.
     """
-    fields = {name: value for name, value in json.loads(spec_json).items() if name not in _NOT_TRAINED}
+    fields = {
+        name: value
+        for name, value in json.loads(spec_json).items()
+        if name not in _NOT_TRAINED and (name not in _AS_BEFORE or value != _AS_BEFORE[name])
+    }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

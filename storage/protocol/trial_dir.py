@@ -84,6 +84,10 @@ class AttemptDir:
     def write_request(self, request: AttemptRequest) -> None:
         self._write("request.json", request)
 
+    def read_request(self) -> AttemptRequest | None:
+        """None of an attempt by hand."""
+        return self._read(AttemptRequest, "request.json")
+
     def record_rank_began(self) -> None:
         """Called by each rank before anything else."""
         self.files.create(self.path / "begun", b"")

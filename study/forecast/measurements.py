@@ -119,6 +119,8 @@ def _components(identity: dict[str, Any]) -> dict[str, Any]:
     # Where the data lie is no part of how they are read.
     dataset = {name: value for name, value in identity["dataset"].items() if name != "path"}
     named = {f"training.{name}": value for name, value in training.items()}
+    # Of a trial whose ranks grow, the database says how many the last epoch had.
+    named["resources.nodes_per_rung"] = list(identity.get("resources", {}).get("nodes_per_rung", []))
     return {"model": identity["model"], "dataset": dataset, "optimizer": identity["optimizer"]["name"], **named}
 
 

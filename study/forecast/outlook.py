@@ -102,7 +102,13 @@ class Outlook:
             f"from {len(epochs)} epochs of {trials} trials at batch {_listed(sizes)} on {_listed(ranks)} ranks{lacking}"
         )
 
+    @property
+    def _grows(self) -> bool:
+        return bool(self._plan.config.resources.nodes_per_rung)
+
     def _why_not(self) -> str:
+        if self._grows:
+            return "none: with resources.nodes_per_rung a trial has as many ranks as it reaches rungs"
         measured = len(self._measured.epochs)
         what = "no epoch of such trials" if measured == 0 else f"no more than {measured} epochs, which tell too little,"
         layout = self._plan.layout
@@ -132,6 +138,8 @@ class Outlook:
     @property
     def _forecast(self) -> Forecast | None:
         """Of all that is measured by now; not fitted before somebody asks, because trials come by the hundred."""
+        if self._grows:
+            return None
         if not self._is_fitted:
             layout = self._plan.layout
             placement = self._conditions.placement(layout.world_size, layout.nodes)

@@ -28,8 +28,9 @@ class ProcessBatch:
         self._folder, self._tls, self._address = folder, tls, address
         self._environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
         self.processes: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}
+        self._nodes: dict[str, int] = {}
 
-    def submit(self, name: str) -> str:
+    def submit(self, name: str, nodes: int) -> str:
         job_id = str(len(self.processes) + 1)
         with (self._folder / f"{job_id}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -48,6 +49,7 @@ class ProcessBatch:
                 start_new_session=True,
             )
         self.processes[job_id] = (name, process)
+        self._nodes[job_id] = nodes
         return job_id
 
     def cancel(self, job_ids: Sequence[str]) -> None:
@@ -60,7 +62,7 @@ class ProcessBatch:
             has_ended = process.poll() is not None
             words = f"exit code {process.returncode}" if has_ended else "RUNNING"
             state = JobState.ENDED if has_ended else JobState.RUNNING
-            found.append(QueuedJob(job_id, name, state, words, 1, float("inf")))
+            found.append(QueuedJob(job_id, name, state, words, self._nodes[job_id], float("inf")))
         return found
 
     def describe_waiting(self) -> str:
@@ -91,7 +93,7 @@ def process_pool(**environment: str) -> Iterator[tuple[JobPool, ProcessBatch]]:
             )
         link = DaskLink(cluster)
         batch = ProcessBatch(Path(folder), tls, link.address(), environment)
-        settings = PoolSettings(Limits(nodes_per_job=1, runner_gone_s=2.0), float("inf"), queue_every_s=0.5)
+        settings = PoolSettings(Limits(runner_gone_s=2.0), float("inf"), queue_every_s=0.5)
         pool = JobPool(batch, link, Jobs("contract-"), settings, SYSTEM_CLOCK, attempt_dir)
         try:
             with pool:

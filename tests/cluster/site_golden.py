@@ -31,7 +31,11 @@ def rendered(profile: SiteProfile) -> str:
     )
     argv = tuple(Path(part).name if part.endswith("/python") else part for part in rank_command(request))
     added = {name: value for name, value in rank_environment(request, {}).items() if name not in ("PATH", "PYTHONPATH")}
-    script = job_script(profile, profile.slurm, JOBS) if profile.slurm else "# no job: the ranks run on this machine\n"
+    script = (
+        job_script(profile, profile.slurm, JOBS, profile.nodes_per_trial)
+        if profile.slurm
+        else "# no job: the ranks run on this machine\n"
+    )
     lines = [shlex.join(argv), "", *(f"{name}={value}" for name, value in sorted(added.items()))]
     return script + "\n# the ranks, on the job's first node\n" + "\n".join(lines) + "\n"
 

@@ -325,7 +325,7 @@ def test_the_probe_is_asked_for_as_a_study_s_job_but_for_a_few_minutes():
         "doctor", Path("/shared/runs/doctor-1"), python="/opt/env/bin/python", root=Path("/opt/switchyard")
     )
 
-    lines = probe_script(PROFILE, slurm, jobs, "probe").splitlines()
+    lines = probe_script(PROFILE, slurm, jobs, "probe", 2).splitlines()
 
     assert {"#SBATCH --nodes=2", "#SBATCH --gres=gpu:2", "#SBATCH --account=physics"} <= set(lines)
     assert "#SBATCH --time=00:05:00" in lines

@@ -36,7 +36,7 @@ class FleetingController:
 class ForgetfulController(FleetingController):
     """It takes a job, and its answer is lost."""
 
-    def submit(self, name: str) -> str:
+    def submit(self, name: str, nodes: int) -> str:
         self.submitted = name
         raise BatchSystemError("sbatch has not answered for 30 s")
 
@@ -71,7 +71,7 @@ def test_a_study_that_ends_at_once_gives_back_what_an_earlier_driver_left(
     answers_queue, answers_cancel, cancelled, left_behind
 ):
     batch = FleetingController(answers_queue, answers_cancel)
-    settings = PoolSettings(Limits(nodes_per_job=4), float("inf"), queue_every_s=10.0)
+    settings = PoolSettings(Limits(), float("inf"), queue_every_s=10.0)
     pool = JobPool(batch, NoRunners(), Jobs("s-"), settings, SYSTEM_CLOCK, attempt_dir)
 
     with pool:
@@ -89,9 +89,9 @@ def test_a_study_that_ends_at_once_gives_back_what_an_earlier_driver_left(
 )
 def test_a_job_whose_submission_was_not_answered_is_given_back(answers_queue, cancelled, left_behind):
     batch = ForgetfulController(answers_queue, [True])
-    settings = PoolSettings(Limits(nodes_per_job=4), float("inf"), queue_every_s=1000.0)
+    settings = PoolSettings(Limits(), float("inf"), queue_every_s=1000.0)
     pool = JobPool(batch, NoRunners(), Jobs("s-"), settings, SYSTEM_CLOCK, attempt_dir)
-    pool.ask_for(1)
+    pool.ask_for({4: 1})
 
     # Without the thread that looks at the jobs.
     pool.tick()

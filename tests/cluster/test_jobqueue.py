@@ -24,19 +24,19 @@ def test_the_job_and_the_rank_command_of_a_site_are_the_golden_ones(site: str) -
 @pytest.mark.parametrize("queue", ["gpu--mem-large", "gpu-n", "--cpus-per-task="])
 def test_no_name_makes_a_directive_disappear(queue: str) -> None:
     profile = load_site("sandbox", [f"slurm.queue='{queue}'"])
-    assert f"#SBATCH --partition={queue}\n" in job_script(profile, profile.slurm, JOBS)
+    assert f"#SBATCH --partition={queue}\n" in job_script(profile, profile.slurm, JOBS, 4)
 
 
 def test_a_type_of_gpu_is_said_once_and_asked_for_by_the_job() -> None:
     profile = load_site("sandbox", ["slurm.gpu_type='a100'", "gpus_per_node=4"])
 
-    assert "#SBATCH --gres=gpu:a100:4\n" in job_script(profile, profile.slurm, JOBS)
+    assert "#SBATCH --gres=gpu:a100:4\n" in job_script(profile, profile.slurm, JOBS, 4)
 
 
 def test_a_folder_with_spaces_arrives_as_one_argument() -> None:
     profile = load_site("sandbox")
     jobs = replace(JOBS, study_dir=Path("/shared/my runs/demo"), root=Path("/opt/my switchyard"))
-    script = job_script(profile, profile.slurm, jobs)
+    script = job_script(profile, profile.slurm, jobs, 4)
 
     assert "#SBATCH --chdir='/shared/my runs/demo/jobs'" in script
     assert "export PYTHONPATH='/opt/my switchyard'" in script
@@ -50,13 +50,13 @@ def test_dask_listens_with_mutual_tls_and_without_http(site: str) -> None:
 
     assert arguments["security"].require_encryption
     assert arguments["scheduler_cls"] is QuietScheduler
-    assert "--worker-class cluster.quiet_dask.QuietWorker" in job_script(profile, profile.slurm, JOBS)
+    assert "--worker-class cluster.quiet_dask.QuietWorker" in job_script(profile, profile.slurm, JOBS, 4)
 
 
 @pytest.mark.parametrize("site", SLURM_SITES)
 def test_job_scripts_hold_paths_of_keys_only(site: str) -> None:
     profile = load_site(site)
-    script = job_script(profile, profile.slurm, JOBS)
+    script = job_script(profile, profile.slurm, JOBS, 4)
 
     assert "PRIVATE" not in script
     assert "password" not in script.lower()
@@ -65,7 +65,7 @@ def test_job_scripts_hold_paths_of_keys_only(site: str) -> None:
 @pytest.mark.parametrize("site", SLURM_SITES)
 def test_a_prologue_that_fails_ends_the_job_before_its_runner_starts(site: str) -> None:
     profile = load_site(site, ["slurm.prologue=['module load GCC']"])
-    lines = job_script(profile, profile.slurm, JOBS).splitlines()
+    lines = job_script(profile, profile.slurm, JOBS, 4).splitlines()
 
     begin, end = lines.index("set -e"), lines.index("set +e")
     assert lines[0] == "#!/bin/bash -l"
@@ -75,7 +75,7 @@ def test_a_prologue_that_fails_ends_the_job_before_its_runner_starts(site: str) 
 
 def test_each_job_has_a_name_of_its_own_which_its_runner_bears() -> None:
     profile = load_site("sandbox")
-    script = job_script(profile, profile.slurm, JOBS, "switchyard-demo-1a2b-7", "tls://10.0.0.1:4000")
+    script = job_script(profile, profile.slurm, JOBS, 4, "switchyard-demo-1a2b-7", "tls://10.0.0.1:4000")
 
     assert "#SBATCH --job-name=switchyard-demo-1a2b-7\n" in script
     assert "tls://10.0.0.1:4000 --name switchyard-demo-1a2b-7 " in script

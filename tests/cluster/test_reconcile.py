@@ -28,7 +28,8 @@ from cluster.reconcile import (
     unanswered,
 )
 
-LIMITS = Limits(nodes_per_job=4, pending_notice_s=100.0)
+LIMITS = Limits(pending_notice_s=100.0)
+NODES = 4
 
 
 class Pool:
@@ -38,6 +39,8 @@ class Pool:
         self.jobs = Jobs("s-")
         self.now_s = 1000.0
         self.wanted = 0
+        self.wanted_besides: dict[int, int] = {}
+        """By their nodes, which are others."""
         self.runners: set[str] = set()
         self.queue: dict[str, QueuedJob] = {}
         self.done: list[Action] = []
@@ -49,7 +52,8 @@ class Pool:
         while self.now_s < until_s:
             self.now_s += step_s
             answer = QueueAnswer(self.now_s, tuple(self.queue.values())) if asks_queue else None
-            self.jobs, actions = reconcile(self.jobs, answer, frozenset(self.runners), self.wanted, self.now_s, LIMITS)
+            wanted = {NODES: self.wanted, **self.wanted_besides}
+            self.jobs, actions = reconcile(self.jobs, answer, frozenset(self.runners), wanted, self.now_s, LIMITS)
             decided += actions
             for action in actions:
                 if isinstance(action, Submit):
@@ -91,7 +95,7 @@ def test_as_many_jobs_are_submitted_as_are_wanted_and_no_more(pool):
 
     actions = pool.pass_time(30)
 
-    assert actions == [Submit("s-0"), Submit("s-1"), Submit("s-2")]
+    assert actions == [Submit("s-0", NODES), Submit("s-1", NODES), Submit("s-2", NODES)]
 
 
 def test_a_surplus_job_that_still_waits_is_cancelled_newest_first(pool):
@@ -110,6 +114,23 @@ def test_a_job_that_has_a_runner_is_not_surplus(pool):
     pool.wanted = 0
 
     assert pool.pass_time(30) == []
+
+
+def test_jobs_of_another_shape_are_submitted_beside_those_that_are_there(pool):
+    pool.with_runner(1)
+    pool.wanted_besides = {8: 2}
+
+    assert pool.pass_time(30) == [Submit("s-1", 8), Submit("s-2", 8)]
+
+
+def test_a_job_that_waits_is_cancelled_when_only_jobs_of_another_shape_are_wanted(pool):
+    pool.wanted = 1
+    pool.pass_time(2)
+    pool.wanted, pool.wanted_besides = 0, {8: 1}
+
+    actions = pool.pass_time(3)
+
+    assert [*of(Cancel, actions), *of(Submit, actions)] == [Cancel(("100",)), Submit("s-1", 8)]
 
 
 def test_no_name_is_ever_given_twice(pool):
@@ -145,7 +166,7 @@ def test_a_job_that_two_answers_miss_and_whose_runner_is_gone_is_released_and_re
     actions = pool.pass_time(5)
 
     assert of(Release, actions) == [Release("s-0", "job 100 is over: no longer in the queue")]
-    assert of(Submit, actions) == [Submit("s-1")]
+    assert of(Submit, actions) == [Submit("s-1", NODES)]
 
 
 def test_a_job_that_the_queue_misses_lives_on_as_long_as_its_runner_is_there(pool):
@@ -220,7 +241,7 @@ def test_jobs_that_nobody_knows_are_cancelled_and_told_once(pool):
 
 def test_a_submission_that_was_not_answered_is_found_in_the_queue(pool):
     pool.wanted = 1
-    pool.jobs, actions = reconcile(pool.jobs, None, frozenset(), 1, pool.now_s, LIMITS)
+    pool.jobs, actions = reconcile(pool.jobs, None, frozenset(), {NODES: 1}, pool.now_s, LIMITS)
     [submit] = of(Submit, actions)
     pool.jobs, notices = unanswered(pool.jobs, submit.name, "sbatch has not answered for 30 s", pool.now_s, LIMITS)
     assert "no further job is submitted for 10 s" in of(Notice, notices)[0].text
@@ -236,7 +257,7 @@ def test_a_job_that_one_answer_leaves_out_while_it_ends_is_not_believed_to_be_ov
     pool.jobs = retire(pool.jobs, "s-0", "its runner hangs", pool.now_s)
     left_out = QueueAnswer(pool.now_s + 1, ())
 
-    pool.jobs, actions = reconcile(pool.jobs, left_out, frozenset(), 0, pool.now_s + 1, LIMITS)
+    pool.jobs, actions = reconcile(pool.jobs, left_out, frozenset(), {NODES: 0}, pool.now_s + 1, LIMITS)
 
     assert of(Release, actions) == []
     pool.now_s += 1
@@ -246,18 +267,18 @@ def test_a_job_that_one_answer_leaves_out_while_it_ends_is_not_believed_to_be_ov
 
 def test_a_submission_that_was_neither_answered_nor_taken_is_repeated(pool):
     pool.wanted = 1
-    pool.jobs, _ = reconcile(pool.jobs, None, frozenset(), 1, pool.now_s, LIMITS)
+    pool.jobs, _ = reconcile(pool.jobs, None, frozenset(), {NODES: 1}, pool.now_s, LIMITS)
     pool.jobs, _ = unanswered(pool.jobs, "s-0", "sbatch has not answered for 30 s", pool.now_s, LIMITS)
 
     assert of(Submit, pool.pass_time(LIMITS.first_pause_s - 2)) == []
-    assert of(Submit, pool.pass_time(5)) == [Submit("s-1")]
+    assert of(Submit, pool.pass_time(5)) == [Submit("s-1", NODES)]
 
 
 def test_refusals_that_pass_are_retried_with_growing_pauses(pool):
     pool.wanted, submissions = 1, []
     for _ in range(2000):
         pool.now_s += 1
-        pool.jobs, actions = reconcile(pool.jobs, None, frozenset(), 1, pool.now_s, LIMITS)
+        pool.jobs, actions = reconcile(pool.jobs, None, frozenset(), {NODES: 1}, pool.now_s, LIMITS)
         for submit in of(Submit, actions):
             submissions.append(pool.now_s)
             pool.jobs, said = refused(pool.jobs, submit.name, "job submit limit", True, pool.now_s, LIMITS)
@@ -269,7 +290,7 @@ def test_refusals_that_pass_are_retried_with_growing_pauses(pool):
 
 
 def test_a_refusal_that_does_not_pass_ends_the_study_if_it_is_the_first_answer(pool):
-    pool.jobs, _ = reconcile(pool.jobs, None, frozenset(), 1, pool.now_s, LIMITS)
+    pool.jobs, _ = reconcile(pool.jobs, None, frozenset(), {NODES: 1}, pool.now_s, LIMITS)
 
     _, said = refused(pool.jobs, "s-0", "Invalid account", False, pool.now_s, LIMITS)
 
@@ -279,7 +300,7 @@ def test_a_refusal_that_does_not_pass_ends_the_study_if_it_is_the_first_answer(p
 def test_the_same_refusal_later_is_told_and_retried(pool):
     pool.with_runner()
     pool.wanted = 2
-    pool.jobs, actions = reconcile(pool.jobs, None, frozenset(pool.runners), 2, pool.now_s, LIMITS)
+    pool.jobs, actions = reconcile(pool.jobs, None, frozenset(pool.runners), {NODES: 2}, pool.now_s, LIMITS)
     [submit] = of(Submit, actions)
 
     _, said = refused(pool.jobs, submit.name, "Invalid account", False, pool.now_s, LIMITS)
@@ -367,7 +388,7 @@ def test_deciding_twice_about_the_same_is_deciding_once(pool: Pool, change: Call
     pool.with_runner(2)
     change(pool)
     answer = QueueAnswer(pool.now_s + 1, tuple(pool.queue.values()))
-    arguments = (answer, frozenset(pool.runners), 2, pool.now_s + 1, LIMITS)
+    arguments = (answer, frozenset(pool.runners), {NODES: 2}, pool.now_s + 1, LIMITS)
 
     assert reconcile(pool.jobs, *arguments) == reconcile(pool.jobs, *arguments)
 

@@ -22,6 +22,7 @@ from tests.waiting import wait_until
 
 WITHIN_S = 60.0
 UNKNOWN_ID = "4711"
+NODES = 1
 # They begin as those of one study do: other jobs in the same queue are not its own.
 FIRST, SECOND, THIRD = (f"contract-{number}" for number in (1, 2, 3))
 
@@ -76,9 +77,10 @@ def simulated(folder: Path, is_unlucky: Callable[[float], bool] = lambda probabi
 
 
 @contextmanager
-def slurm(folder: Path, directive: str = "--nodes=1") -> Iterator[Site]:
-    def script(name: str) -> str:
-        options = (f"--job-name={name}", f"--chdir={folder}", "--output=%j.log", "--time=1:00:00", directive)
+def slurm(folder: Path, *directives: str) -> Iterator[Site]:
+    def script(name: str, nodes: int) -> str:
+        shape = (f"--job-name={name}", f"--nodes={nodes}")
+        options = (*shape, f"--chdir={folder}", "--output=%j.log", "--time=1:00:00", *directives)
         return "\n".join(["#!/bin/sh", *(f"#SBATCH {option}" for option in options), "exec sleep 600", ""])
 
     with Sandbox.start(SandboxShape(nodes=2)) as sandbox, pytest.MonkeyPatch.context() as environment:
@@ -107,7 +109,7 @@ def site(shared_site) -> Iterator[Site]:
 
 
 def test_a_job_that_was_taken_is_in_the_queue_with_its_name(site):
-    job_id = site.batch.submit(FIRST)
+    job_id = site.batch.submit(FIRST, NODES)
 
     job = site.job(job_id)
     assert job is not None
@@ -116,15 +118,17 @@ def test_a_job_that_was_taken_is_in_the_queue_with_its_name(site):
     assert job.words
 
 
-def test_a_job_that_runs_says_how_many_nodes_and_how_much_time_it_has(site):
-    job = site.wait_until_it_runs(site.batch.submit(FIRST))
+def test_a_job_that_runs_has_the_nodes_that_it_was_asked_with_and_says_how_much_time_is_left(site):
+    jobs = [site.wait_until_it_runs(site.batch.submit(FIRST, 2))]
+    site.batch.cancel([jobs[0].job_id])
+    jobs.append(site.wait_until_it_runs(site.batch.submit(SECOND, 1)))
 
-    assert job.nodes >= 1
-    assert job.time_left_s > 0
+    assert [job.nodes for job in jobs] == [2, 1]
+    assert all(job.time_left_s > 0 for job in jobs)
 
 
 def test_several_jobs_have_ids_and_names_of_their_own(site):
-    ids = {name: site.batch.submit(name) for name in (FIRST, SECOND, THIRD)}
+    ids = {name: site.batch.submit(name, NODES) for name in (FIRST, SECOND, THIRD)}
 
     assert len(set(ids.values())) == 3
     queue = {job.job_id: job.name for job in site.batch.queue()}
@@ -132,7 +136,7 @@ def test_several_jobs_have_ids_and_names_of_their_own(site):
 
 
 def test_a_cancelled_job_ends_and_the_others_go_on(site):
-    first, second = site.batch.submit(FIRST), site.batch.submit(SECOND)
+    first, second = site.batch.submit(FIRST, NODES), site.batch.submit(SECOND, NODES)
     site.wait_until_it_runs(first)
 
     site.batch.cancel([first])
@@ -142,7 +146,7 @@ def test_a_cancelled_job_ends_and_the_others_go_on(site):
 
 
 def test_several_jobs_are_cancelled_at_once_whether_they_run_or_wait(site):
-    ids = [site.batch.submit(name) for name in (FIRST, SECOND, THIRD)]
+    ids = [site.batch.submit(name, NODES) for name in (FIRST, SECOND, THIRD)]
     site.wait_until_it_runs(ids[0])
 
     site.batch.cancel(ids)
@@ -152,7 +156,7 @@ def test_several_jobs_are_cancelled_at_once_whether_they_run_or_wait(site):
 
 
 def test_to_cancel_what_is_over_or_was_never_there_changes_nothing(site):
-    over, goes_on = site.batch.submit(FIRST), site.batch.submit(SECOND)
+    over, goes_on = site.batch.submit(FIRST, NODES), site.batch.submit(SECOND, NODES)
     site.batch.cancel([over])
     site.wait_until_it_is_over(over)
 
@@ -165,7 +169,7 @@ def test_to_cancel_what_is_over_or_was_never_there_changes_nothing(site):
 
 
 def test_what_is_over_or_was_never_there_does_not_protect_what_is_cancelled_with_it(site):
-    over, goes_on = site.batch.submit(FIRST), site.batch.submit(SECOND)
+    over, goes_on = site.batch.submit(FIRST, NODES), site.batch.submit(SECOND, NODES)
     site.batch.cancel([over])
     site.wait_until_it_is_over(over)
 
@@ -175,7 +179,7 @@ def test_what_is_over_or_was_never_there_does_not_protect_what_is_cancelled_with
 
 
 def test_why_jobs_wait_and_what_one_printed_are_words_for_a_person(site):
-    job_id = site.batch.submit(FIRST)
+    job_id = site.batch.submit(FIRST, NODES)
 
     assert site.batch.describe_waiting()
     assert isinstance(site.batch.log_tail(job_id), str)
@@ -195,7 +199,7 @@ def test_why_jobs_wait_and_what_one_printed_are_words_for_a_person(site):
 def test_a_refused_job_is_not_in_the_queue_and_says_whether_it_may_be_taken_later(open_site, is_transient, tmp_path):
     with open_site(tmp_path) as site:
         with pytest.raises(SubmissionRefusedError) as refused:
-            site.batch.submit(FIRST)
+            site.batch.submit(FIRST, NODES)
 
         assert refused.value.is_transient is is_transient
         assert str(refused.value)

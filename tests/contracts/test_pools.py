@@ -76,7 +76,7 @@ class PoolAtWork:
 
     def worker(self) -> str:
         """One that is idle, once there is one."""
-        return wait_until(self.pool.idle_workers, WITHIN_S)[0]
+        return next(iter(wait_until(self.pool.idle_workers, WITHIN_S)))
 
     def start(self, trial: int, program: str) -> AttemptRequest:
         request = self.request(trial, program)
@@ -113,7 +113,7 @@ POOLS = {"threads": local_pool, "jobs": process_pool}
 @pytest.fixture(params=POOLS)
 def work(request, tmp_path) -> Iterator[PoolAtWork]:
     with POOLS[request.param]() as (pool, batch):
-        pool.ask_for(2)
+        pool.ask_for({1: 2})
         yield PoolAtWork(pool, tmp_path, batch)
 
 
@@ -223,7 +223,7 @@ def test_a_crash_is_an_end_with_a_reason_and_costs_no_worker(work):
 def test_leaving_the_pool_pauses_what_still_runs(tmp_path):
     for name, open_pool in POOLS.items():
         with open_pool() as (pool, batch):
-            pool.ask_for(1)
+            pool.ask_for({1: 1})
             work = PoolAtWork(pool, tmp_path / name, batch)
             request = work.start(7, WAITS_FOR_A_PAUSE)
             wait_until(lambda request=request: attempt_of(request).read_communicator(), WITHIN_S)
@@ -256,7 +256,7 @@ def test_leaving_a_local_pool_in_a_hurry_waits_for_no_checkpoint(tmp_path):
 @pytest.fixture
 def jobs(tmp_path) -> Iterator[PoolAtWork]:
     with process_pool() as (pool, batch):
-        pool.ask_for(1)
+        pool.ask_for({1: 1})
         yield PoolAtWork(pool, tmp_path, batch)
 
 
@@ -303,6 +303,14 @@ def test_an_attempt_for_a_worker_whose_job_is_gone_ends_at_once(jobs):
     assert (jobs.end().end.failure, jobs.pool.next_event(0.1)) == (Failure.INTERRUPTED, None)
 
 
+def test_workers_have_the_nodes_that_they_were_asked_for_with(jobs):
+    jobs.pool.ask_for({1: 1, 2: 1})
+
+    wait_until(lambda: len(jobs.pool.idle_workers()) == 2, WITHIN_S)
+
+    assert sorted(jobs.pool.idle_workers().values()) == [1, 2]
+
+
 def test_living_workers_are_never_taken_for_lost(jobs):
     """D0: a cache that other calls empty for a moment was asked who is there; one in 50,000 answers was wrong."""
     jobs.worker()
@@ -319,4 +327,4 @@ def test_retiring_a_worker_gives_its_job_back_and_brings_another_one(jobs):
     jobs.pool.retire(worker)
 
     wait_until(lambda: jobs.batch.processes["1"][1].poll() is not None, WITHIN_S)
-    assert wait_until(jobs.pool.idle_workers, WITHIN_S) != [worker]
+    assert [*wait_until(jobs.pool.idle_workers, WITHIN_S)] != [worker]

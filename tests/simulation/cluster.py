@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.simulation.driver import SimulatedDriver
     from tests.simulation.runner import SimulatedRunner
 
-NODES_PER_JOB = 2
+NODES_PER_TRIAL = 2
 WALLTIME_S = 400.0
 _SLOW_ANSWER_S = 20.0
 
@@ -22,6 +22,7 @@ _SLOW_ANSWER_S = 20.0
 class SimulatedJob:
     job_id: str
     name: str
+    nodes: int
     driver: SimulatedDriver
     asked_s: float
     state: JobState = JobState.PENDING
@@ -53,8 +54,8 @@ class SimulatedCluster:
         self.jobs: list[SimulatedJob] = []
         self.away_until_s = 0.0
 
-    def submit(self, name: str, driver: SimulatedDriver) -> str:
-        job = SimulatedJob(str(len(self.jobs) + 1), name, driver, self.world.now_s)
+    def submit(self, name: str, nodes: int, driver: SimulatedDriver) -> str:
+        job = SimulatedJob(str(len(self.jobs) + 1), name, nodes, driver, self.world.now_s)
         job.is_bad = self.world.chance(0.05)
         self.jobs.append(job)
         self.world.after(self.world.between(1.0, 30.0), lambda: self._start(job))
@@ -107,11 +108,11 @@ class SimulatedBatchSystem:
     def __init__(self, cluster: SimulatedCluster, driver: SimulatedDriver) -> None:
         self._cluster, self._driver, self._world = cluster, driver, cluster.world
 
-    def submit(self, name: str) -> str:
+    def submit(self, name: str, nodes: int) -> str:
         self._command("sbatch")
         if self._world.chance(0.03):
             raise SubmissionRefusedError("job submit limit", is_transient=True)
-        job_id = self._cluster.submit(name, self._driver)
+        job_id = self._cluster.submit(name, nodes, self._driver)
         self._driver.may_die("after a submission")
         if self._world.chance(0.03):
             raise BatchSystemError("sbatch has not answered for 30 s")
@@ -140,7 +141,7 @@ class SimulatedBatchSystem:
             is_missed = self._world.chance(0.01)
             if job.asked_s <= seen_s and not is_forgotten and not is_missed:
                 left_s = job.ends_s - now_s
-                told.append(QueuedJob(job.job_id, job.name, state, words, NODES_PER_JOB, left_s))
+                told.append(QueuedJob(job.job_id, job.name, state, words, job.nodes, left_s))
         return told
 
     def describe_waiting(self) -> str:

@@ -20,7 +20,7 @@ from study.ledger import Ledger
 from study.loop import StudyLoop
 from study.opening import bind_folder, open_study
 from study.samplers import RandomByTrialNumber
-from tests.simulation.cluster import NODES_PER_JOB, WALLTIME_S, SimulatedBatchSystem
+from tests.simulation.cluster import WALLTIME_S, SimulatedBatchSystem
 from tests.simulation.database import DriversStorage, SimulatedCalls, SimulatedLeaseStore
 from tests.simulation.files import MachineFiles
 from tests.simulation.runner import SimulatedRunner
@@ -196,6 +196,9 @@ class SimulatedDriver:
 
     # What the simulated world asks of it.
 
+    def ranks_under_way(self) -> int:
+        return 0 if self._loop is None else sum(r.layout.world_size for r in self._loop._running.values())
+
     def check_alive(self) -> None:
         while self.is_alive and self.world.now_s < self.stopped_until_s:
             self.world.advance(self.stopped_until_s - self.world.now_s)
@@ -259,7 +262,7 @@ class SimulatedDriver:
             self.is_requested,
             self.wait,
         )
-        limits = Limits(NODES_PER_JOB, pending_notice_s=100.0)
+        limits = Limits(pending_notice_s=100.0)
         self._pool = JobPool(
             SimulatedBatchSystem(universe.cluster, self),
             self.link,

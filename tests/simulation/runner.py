@@ -296,6 +296,9 @@ class _Attempt:
             if len(self.progress.history) >= self.spec.epochs:
                 self._finish(Outcome.COMPLETED)
                 return
+            if self.spec.world_size_at(len(self.progress.history)) != self.request.layout.world_size:
+                self._finish(Outcome.HELD)
+                return
             if self.world.chance(0.004):
                 self._end(Failure.CRASHED, "Segmentation fault", 139)
                 return
@@ -327,7 +330,8 @@ class _Attempt:
         assert self.spec is not None
         epoch = len(self.progress.history)
         value = score(self.spec, epoch)
-        metrics = EpochMetrics(epoch, 1.0, 1.0, value, value / 2, 16, 0.1, 4, 64, 10.0, 1.0, 3 * _BATCH_S)
+        batch_size = self.spec.scaled_batch(16, self.request.layout.world_size)
+        metrics = EpochMetrics(epoch, 1.0, 1.0, value, value / 2, batch_size, 0.1, 4, 64, 10.0, 1.0, 3 * _BATCH_S)
         self.runner.driver.universe.note_trained(self.spec, epoch, value)
         self.progress = _Progress([*self.progress.history, metrics])
         self.dir.append_metrics(metrics)

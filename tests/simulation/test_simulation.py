@@ -59,6 +59,7 @@ def test_what_can_happen_does_happen():
         "is not whole",
         "is held: rung 0",
         "is promoted: rung 0",
+        "waits: held at its rung",
         "pruned rung 1",
         "pruned never promoted",
     ):

@@ -21,7 +21,7 @@ from study.loop import StudyHaltedError
 from study.opening import StudyMismatchError
 from study.plan import StudyPlan
 from tests.simulation import pruning
-from tests.simulation.cluster import NODES_PER_JOB, SimulatedCluster, SimulatedJob
+from tests.simulation.cluster import NODES_PER_TRIAL, SimulatedCluster, SimulatedJob
 from tests.simulation.database import Database
 from tests.simulation.driver import SimulatedDriver
 from tests.simulation.files import STALE_S, SharedFiles
@@ -45,7 +45,7 @@ _EXPECTED = (DatabaseLostError, StudyHaltedError, StudyMismatchError, LeaseError
 _SITE = SiteProfile(
     name="simulated",
     launcher="srun",
-    nodes_per_trial=NODES_PER_JOB,
+    nodes_per_trial=NODES_PER_TRIAL,
     ranks_per_node=2,
     cpus_per_rank=1,
     max_concurrent_trials=SLOTS,
@@ -62,7 +62,9 @@ def _load_config(*pruner: str) -> StudyConfig:
 
 
 _ASHA = ("pruner.name=asha", "pruner.rungs=[1, 3]", "pruner.factor=2")
-_CONFIGS = (_load_config(), _load_config(*_ASHA), _load_config(*_ASHA, "pruner.promotes=true"))
+_PROMOTES = (*_ASHA, "pruner.promotes=true")
+_GROWS = (*_PROMOTES, "resources.nodes_per_rung=[1, 2, 4]")
+_CONFIGS = tuple(_load_config(*options) for options in ((), _ASHA, _PROMOTES, (), _ASHA, _GROWS))
 """Taken in turn by the seeds."""
 
 
@@ -76,7 +78,7 @@ class Universe:
         self.cluster = SimulatedCluster(self.world)
         folder = Path("/shared/runs/simulated")
         url = make_url("sqlite:////shared/runs/simulated/study.db")
-        self.plan = StudyPlan(_CONFIGS[seed % len(_CONFIGS)], _SITE, _SITE.layout(cores=4), SLOTS, url, folder)
+        self.plan = replace(StudyPlan.make(_CONFIGS[seed % len(_CONFIGS)], _SITE, 4, url), folder=folder)
         self.drivers: list[SimulatedDriver] = []
         self.person_adopts = False
         self.longest_end_s = 200.0
@@ -298,10 +300,17 @@ class Universe:
     # What must hold.
 
     def ranks_begin(self, attempt: _Attempt) -> None:
+        if attempt.request.layout.nodes != attempt.runner.job.nodes:
+            raise InvariantError(f"{attempt.who} is laid out for other nodes than its job has")
+        self._require_no_more_ranks_than_there_are(attempt.runner.driver)
         pruning.require_no_standing_verdict(self.database, attempt.request.trial_number, self.world.now_s)
         self._acting.setdefault(attempt.request.trial_number, []).append(attempt)
         self._databases[id(attempt)] = str(id(self.database.storage))
         self.world.after(0.5, lambda: self._require_one_acting(attempt.request.trial_number))
+
+    def _require_no_more_ranks_than_there_are(self, driver: SimulatedDriver) -> None:
+        if (ranks := driver.ranks_under_way()) > self.plan.ranks_at_once:
+            raise InvariantError(f"{driver.name} has {ranks} ranks under way, of {self.plan.ranks_at_once}")
 
     def ranks_end(self, attempt: _Attempt) -> None:
         self._acting[attempt.request.trial_number].remove(attempt)
@@ -369,6 +378,6 @@ class Universe:
                 raise InvariantError(
                     f"attempt {number}/{attempt} held {held_s:.0f} s and is booked with {booked_s:.0f} s"
                 )
-        booked = sum(row.wall_s for row in rows) * NODES_PER_JOB / 3600
+        booked = sum(row.wall_s * (row.nodes or 0) for row in rows) / 3600
         if abs(booked - record.node_hours) > 1e-3:
             raise InvariantError(f"trial {number} is booked with {record.node_hours} node-hours, its attempts {booked}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class FakePool:
     clock: FakeClock
     walltime_s: float = float("inf")
     slots: int = 1
-    wanted: int = 0
+    wanted: Mapping[int, int] = field(default_factory=dict)
     running: dict[str, AttemptRequest] = field(default_factory=dict)
     started: list[AttemptRequest] = field(default_factory=list)
     stopped: list[tuple[str, Outcome]] = field(default_factory=list)
@@ -77,13 +77,13 @@ class FakePool:
     def __exit__(self, *arguments: object) -> None:
         pass
 
-    def ask_for(self, workers: int) -> None:
+    def ask_for(self, workers: Mapping[int, int]) -> None:
         if self.error is not None:
             raise self.error
         self.wanted = workers
 
-    def idle_workers(self) -> list[str]:
-        return [f"w{n}" for n in range(self.slots) if f"w{n}" not in self.running]
+    def idle_workers(self) -> dict[str, int]:
+        return {f"w{n}": 1 for n in range(self.slots) if f"w{n}" not in self.running}
 
     def time_left_s(self, worker: str) -> float:
         return self.time_left
@@ -172,8 +172,9 @@ class FakeStop:
         return self.requests > 1
 
 
-def new_plan(folder: Path, *overrides: str) -> StudyPlan:
-    """The plan of the small study, with its folder in `folder`."""
+def new_plan(folder: Path, *overrides: str, at_once: int = 1) -> StudyPlan:
+    """The plan of the small study, with its folder in `folder`, on a machine for so many trials of two ranks."""
     config = load_config(write_config(folder), [f'study.runs_dir="{folder / "runs"}"', *overrides])
     url = make_url(f"sqlite:///{folder}/study.db")
-    return StudyPlan.make(config, load_site("local", ["max_concurrent_trials=1"]), cores=2, database=url)
+    site = load_site("local", [f"max_concurrent_trials={at_once}"])
+    return StudyPlan.make(config, site, cores=2 * at_once, database=url)

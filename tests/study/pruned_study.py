@@ -120,7 +120,7 @@ class TrainingPool(FakePool):
         for request in self.running.values():
             attempt = _attempt_of(request)
             for _ in range(epochs):
-                if not self.ranks.is_over(request.trial_number):
+                if not self.ranks.is_over(request.trial_number) and self._has_its_ranks(request):
                     attempt.append_metrics(self.ranks.train(request.trial_number))
             self._write_result(request, Outcome.PAUSED)
 
@@ -130,6 +130,8 @@ class TrainingPool(FakePool):
         outcome, left = self.asked.get(request.key, (None, 1))
         if self.ranks.is_over(trial):
             self._end(request, Outcome.COMPLETED)
+        elif not self._has_its_ranks(request):
+            self._end(request, Outcome.HELD)
         elif outcome is not None and self.is_lost_when_asked:
             epochs = tuple(_attempt_of(request).read_metrics())
             self.tell_end(request, AttemptEnd(None, Failure.INTERRUPTED, "its node failed", 137, 36.0, epochs, REPORT))
@@ -141,6 +143,10 @@ class TrainingPool(FakePool):
             metrics = self.ranks.train(trial)
             _attempt_of(request).append_metrics(metrics)
             self.tell_epoch(request, metrics)
+
+    def _has_its_ranks(self, request: AttemptRequest) -> bool:
+        epoch = len(self.ranks.history.get(request.trial_number, []))
+        return TrialDir(request.trial_dir).read_spec().world_size_at(epoch) == request.layout.world_size
 
     def _end(self, request: AttemptRequest, outcome: Outcome) -> None:
         result = self._write_result(request, outcome)
@@ -176,19 +182,20 @@ class PrunedStudy:
     held: dict[str, float] | None = None
     """Node-seconds of allocations."""
     outlook: Outlook | None = None
+    on_start: Callable[[AttemptRequest], None] = lambda request: None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.storage = DeadlyStorage()
         self.clock = FakeClock()
         self.ranks = Ranks(self.scores, self.epochs, self.batch_size)
-        self.plan = new_plan(self.folder, f"training.epochs={self.epochs}", *self.overrides)
-        self.plan = replace(self.plan, slots=self.slots)
+        self.plan = new_plan(self.folder, f"training.epochs={self.epochs}", *self.overrides, at_once=self.slots)
 
     def drive(self) -> None:
         """One driver, to its end."""
         self.pool = TrainingPool(self.clock, slots=self.slots, ranks=self.ranks, lag=self.lag)
         self.pool.is_lost_when_asked, self.pool.held = self.is_lost_when_asked, self.held
+        self.pool.on_start = self.on_start
         self.loop = self._new_loop()
         for _ in range(MAX_STEPS):
             if self.loop.step(0.5):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.budget import Budget, BudgetSettings, Spent, duration_s
+from study.budget import Budget, BudgetSettings, Need, Spent, duration_s
 from study.config import ConfigError, load_config
 from tests.study.small_study import write_config
 
@@ -19,8 +19,12 @@ def spent(node_hours: float = 0.0, wall_s: float = 0.0, unix_s: float = NOON.tim
     return Spent(node_hours, wall_s, unix_s)
 
 
-def budget(nodes: int = 4, **limits) -> Budget:
-    return Budget(BudgetSettings(**limits), nodes)
+def budget(**limits) -> Budget:
+    return Budget(BudgetSettings(**limits))
+
+
+def need(wall_s: float, nodes: int = 4) -> Need:
+    return Need(wall_s, nodes)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_a_budget_is_not_part_of_what_a_study_is(tmp_path):
 def test_without_a_limit_nothing_is_ever_used_up():
     assert not budget().is_limited
     assert budget().used_up(spent(1e6, 1e9)) == ""
-    assert budget().is_enough_for(1e9, [1e9], spent(1e6, 1e9))
+    assert budget().is_enough_for(need(1e9), [need(1e9)], spent(1e6, 1e9))
 
 
 @pytest.mark.parametrize(
@@ -93,15 +97,18 @@ def test_a_limit_that_is_reached_is_named_with_what_was_spent(limits, before, af
 
 
 def test_a_trial_begins_only_if_the_rest_brings_it_and_those_under_way_to_a_result():
-    two_hours = budget(nodes=4, node_hours=8.0)
+    two_hours = budget(node_hours=8.0)
 
-    assert two_hours.is_enough_for(3600, [3600], spent())
-    assert not two_hours.is_enough_for(3601, [3600], spent())
-    assert not two_hours.is_enough_for(3600, [3600], spent(node_hours=0.1))
+    assert two_hours.is_enough_for(need(3600), [need(3600)], spent())
+    assert not two_hours.is_enough_for(need(3601), [need(3600)], spent())
+    assert not two_hours.is_enough_for(need(3600), [need(3600)], spent(node_hours=0.1))
+    # The rest of one that was promoted, on twice the nodes, is half as long.
+    assert two_hours.is_enough_for(need(1800, nodes=8), [need(3600)], spent())
+    assert not two_hours.is_enough_for(need(1801, nodes=8), [need(3600)], spent())
     # Time passes for all trials at once.
-    assert budget(wall="1h").is_enough_for(1800, [3600, 3600], spent(wall_s=1800))
-    assert not budget(wall="1h").is_enough_for(1801, [], spent(wall_s=1800))
-    assert not budget(until=NOON).is_enough_for(1, [], spent())
+    assert budget(wall="1h").is_enough_for(need(1800), [need(3600), need(3600)], spent(wall_s=1800))
+    assert not budget(wall="1h").is_enough_for(need(1801), [], spent(wall_s=1800))
+    assert not budget(until=NOON).is_enough_for(need(1), [], spent())
 
 
 def test_what_is_spent_is_told_beside_what_may_be():
@@ -115,7 +122,7 @@ def test_what_is_spent_is_told_beside_what_may_be():
 
 @given(st.floats(0.01, 10), st.lists(st.floats(1, 5000), max_size=5), st.floats(1, 5000), st.floats(0, 10))
 def test_what_is_allowed_to_begin_never_costs_more_than_the_budget(node_hours, under_way_s, needed_s, already):
-    limited = budget(nodes=3, node_hours=node_hours)
+    limited = budget(node_hours=node_hours)
 
-    if limited.is_enough_for(needed_s, under_way_s, spent(already)):
+    if limited.is_enough_for(need(needed_s, 3), [need(wall_s, 3) for wall_s in under_way_s], spent(already)):
         assert already + 3 * (needed_s + sum(under_way_s)) / 3600 <= node_hours

@@ -125,7 +125,7 @@ def test_what_was_stored_of_a_trial_comes_back_to_the_next_driver(books):
     row = books.ledger.next_trial(known=(), total=1)
 
     assert (row.spec_sha256, row.forgiven) == ("abc", 1)
-    assert row.attempts == (schema.AttemptRow("crashed", 139, 7.5, "Segmentation fault"),)
+    assert row.attempts == (schema.AttemptRow("crashed", 139, 7.5, "Segmentation fault", nodes=1),)
 
 
 def test_an_epoch_that_a_later_attempt_trained_again_replaces_the_earlier_one(books):
@@ -143,7 +143,7 @@ def test_epochs_whose_news_was_lost_are_stored_at_the_end(books):
     books.ledger.record_epoch(0, epochs[0])
     books.ledger.record_epoch(0, replace(epochs[2], f1_micro=0.9))
 
-    books.ledger.finish(0, COMPLETED, [ended(*epochs)], nodes=1)
+    books.ledger.finish(0, COMPLETED, [ended(*epochs)])
 
     assert books.study.trials[0].intermediate_values == {0: 0.0, 1: 0.1, 2: 0.2, 3: 0.3}
 
@@ -152,7 +152,7 @@ def test_telling_a_trial_twice_is_telling_it_once(books):
     books.study.ask()
 
     for _ in range(2):
-        books.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=1)
+        books.ledger.finish(0, COMPLETED, [ended(EPOCH)])
 
     [trial] = books.study.trials
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
@@ -160,7 +160,7 @@ def test_telling_a_trial_twice_is_telling_it_once(books):
 
 def test_stock_optuna_reads_all_of_a_trial(books, url):
     books.ledger.next_trial(known=(), total=1)
-    books.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=4)
+    books.ledger.finish(0, COMPLETED, [replace(ended(EPOCH), nodes=4)])
 
     [read] = optuna.load_study(storage=url, study_name="s").trials
 
@@ -174,7 +174,7 @@ def test_a_trial_that_a_person_has_ended_in_the_dashboard_stays_ended_and_the_dr
     optuna.load_study(storage=url, study_name="s").tell(0, state=TrialState.FAIL)
 
     books.ledger.record_epoch(0, EPOCH)
-    books.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=1)
+    books.ledger.finish(0, COMPLETED, [ended(EPOCH)])
 
     [trial] = books.study.trials
     assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {})
@@ -190,7 +190,7 @@ def test_a_driver_that_has_lost_the_study_writes_nothing(books):
 
     for write in (
         lambda: other.ledger.record_epoch(0, EPOCH),
-        lambda: other.ledger.finish(0, COMPLETED, [ended(EPOCH)], nodes=1),
+        lambda: other.ledger.finish(0, COMPLETED, [ended(EPOCH)]),
         lambda: other.ledger.next_trial(known=[0], total=5),
     ):
         with pytest.raises(LeaseLostError):

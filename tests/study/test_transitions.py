@@ -276,7 +276,7 @@ def test_a_trial_that_was_over_before_it_heard_of_its_verdict_is_complete(outcom
 
 
 def test_a_trial_that_has_been_promoted_while_it_stopped_goes_on():
-    assert decide(ended(Outcome.HELD, 0)) == TryAgain("held, and promoted")
+    assert decide(ended(Outcome.HELD, 0)) == TryAgain("held at its rung")
 
 
 @given(st.integers(1, 30))

@@ -55,8 +55,14 @@ def switch_at(epoch: int, small: int = SMALL, large: int = LARGE) -> ComponentSp
     return ComponentSpec("switch_at_epoch", options)
 
 
-def open_attempt(trial_dir: Path, spec: TrialSpec, hold_at_read: int | None = None, **more: Any) -> AttemptRequest:
-    """The next attempt of a trial, ready to run. The trial is made, if it is not there."""
+def open_attempt(
+    trial_dir: Path, spec: TrialSpec, hold_at_read: int | None = None, ranks: int | None = None, **more: Any
+) -> AttemptRequest:
+    """The next attempt of a trial, ready to run. The trial is made, if it is not there.
+
+    Args:
+        ranks: Default: as many as the trial's first epoch takes.
+    """
     trial = TrialDir(trial_dir)
     if not trial.create(spec):
         assert trial.read_spec() == spec, f"{trial_dir} is there already, and is another trial"
@@ -70,7 +76,7 @@ def open_attempt(trial_dir: Path, spec: TrialSpec, hold_at_read: int | None = No
         trial_dir=trial_dir,
         trial_number=spec.trial_number,
         attempt_number=attempt.number,
-        layout=RankLayout(nodes=1, ranks_per_node=spec.world_size, cpus_per_rank=1),
+        layout=RankLayout(nodes=1, ranks_per_node=ranks or spec.world_size, cpus_per_rank=1),
         launcher_name="mpirun",
         environment=held if hold_at_read else {},
         **more,
@@ -91,8 +97,8 @@ class Run:
         self.relayed: list[EpochMetrics] = []
         self._end = ThreadPoolExecutor(1).submit(run_attempt, request, self.relayed.append, self.stop)
 
-    def end(self) -> AttemptEnd:
-        return self._end.result(DEADLINE_S)
+    def end(self, within_s: float = DEADLINE_S) -> AttemptEnd:
+        return self._end.result(within_s)
 
 
 def start_ranks(request: AttemptRequest) -> subprocess.Popen[str]:

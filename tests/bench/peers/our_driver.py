@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -59,11 +59,11 @@ class EmptyPool:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         pass
 
-    def ask_for(self, workers: int) -> None:
+    def ask_for(self, workers: Mapping[int, int]) -> None:
         pass
 
-    def idle_workers(self) -> list[str]:
-        return [] if self._events else ["slot-0"]
+    def idle_workers(self) -> dict[str, int]:
+        return {} if self._events else {"slot-0": 1}
 
     def time_left_s(self, worker: str) -> float:
         return float("inf")

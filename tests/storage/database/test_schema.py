@@ -25,15 +25,15 @@ def ended(*epochs: EpochMetrics, wall_s: float = 10.0) -> AttemptEnd:
 
 def test_a_record_covers_all_attempts_of_a_trial_lost_ones_included():
     first = AttemptEnd(
-        None, Failure.CRASHED, "Segmentation fault", 139, 7.0, (EPOCH,), COMMUNICATOR, "the end of its log"
+        None, Failure.CRASHED, "Segmentation fault", 139, 7.0, (EPOCH,), COMMUNICATOR, "the end of its log", nodes=2
     )
     epochs = [replace(EPOCH, epoch=n, global_batch_size=32, samples_per_s=300.0 + 200 * n, wall_s=0.5) for n in (1, 2)]
-    second = ended(*epochs, wall_s=10.0)
+    second = replace(ended(*epochs, wall_s=10.0), nodes=4)
 
-    record = trial_record("completed", "", [first, second], nodes=4)
+    record = trial_record("completed", "", [first, second])
 
     assert (record.outcome, record.attempt_count, record.wall_s) == ("completed", 2, 17.0)
-    assert record.node_hours == round(17.0 * 4 / 3600, 6)
+    assert record.node_hours == round((7.0 * 2 + 10.0 * 4) / 3600, 6)
     assert record.images_per_s_by_batch_size == {"16": 100.0, "32": 600.0}
     assert record.epoch_s_by_batch_size == {"16": 1.0, "32": 0.5}
     assert record.curves["global_batch_size"] == [16, 32, 32]
@@ -43,13 +43,13 @@ def test_a_record_covers_all_attempts_of_a_trial_lost_ones_included():
 
 
 def test_a_record_comes_back_out_of_a_trials_attributes():
-    record = trial_record("completed", "", [ended(EPOCH, replace(EPOCH, epoch=1))], nodes=1)
+    record = trial_record("completed", "", [ended(EPOCH, replace(EPOCH, epoch=1))])
 
     assert TrialRecord.read(json.loads(json.dumps(record.attributes()))) == record
 
 
 def test_every_curve_has_an_attribute_of_its_own_which_the_dashboard_can_show():
-    attributes = trial_record("completed", "", [ended(EPOCH)], nodes=1).attributes()
+    attributes = trial_record("completed", "", [ended(EPOCH)]).attributes()
 
     assert {f"epochs:{name}" for name in schema.CURVES} <= attributes.keys()
 
@@ -57,7 +57,7 @@ def test_every_curve_has_an_attribute_of_its_own_which_the_dashboard_can_show():
 def test_a_trial_that_never_trained_has_a_record_all_the_same():
     crashed = AttemptEnd(None, Failure.CRASHED, "ValueError: x", 1, 2.0, log_tail="Traceback")
 
-    attributes = trial_record("crashed", "ValueError: x", [crashed], nodes=1).attributes()
+    attributes = trial_record("crashed", "ValueError: x", [crashed]).attributes()
 
     assert attributes == {
         "outcome": "crashed",
@@ -70,7 +70,7 @@ def test_a_trial_that_never_trained_has_a_record_all_the_same():
 
 
 def test_a_loss_that_is_not_finite_is_stored_as_what_json_knows():
-    record = trial_record("diverged", "", [ended(replace(EPOCH, train_loss=math.nan, val_loss=math.inf))], nodes=1)
+    record = trial_record("diverged", "", [ended(replace(EPOCH, train_loss=math.nan, val_loss=math.inf))])
 
     assert (record.curves["train_loss"], record.curves["val_loss"]) == ([None], [None])
 
