@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StorageError, ExportRequestError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return _EXIT_BAD_INPUT
-    exit_code = run_trainers_program("trainers.export", request, code_folders(request))
+    with Console(stderr=True).status(
+        "TensorFlow builds the model, and compares what it has written with the trainer's"
+    ):
+        exit_code = run_trainers_program("trainers.export", request, code_folders(request))
     if exit_code == 0:
         numbers = ", ".join(f"{trial.number} ({request.objective} {trial.score:.4f})" for trial in request.trials)
         Console().print(f"exported trial {numbers} to {arguments.out}", highlight=False, markup=False, soft_wrap=True)

@@ -148,6 +148,12 @@ def _describe(trial: FrozenTrial, folder: Path) -> TrialToExport:
             f"the database holds no scores or no specification of trial {trial.number}; export another one with "
             "--trial N."
         )
+    # Seen here, before TensorFlow has been started for it.
+    if directory.path.is_dir() and not directory.checkpoints():
+        raise ExportRequestError(
+            f"{directory.path} holds no checkpoint, so its weights are lost; restore attempt-*/checkpoint.npz, or "
+            "export another trial with --trial N."
+        )
     if not directory.has_spec():
         raise ExportRequestError(
             f"trial {trial.number} has no files in {directory.path}, so its weights are lost; restore that folder, or "

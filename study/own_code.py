@@ -51,9 +51,10 @@ class CodeFolders:
         if found is None:
             found = _find_installed(path.package)
         if found is None:
+            searched = ", ".join(map(str, self.paths or (Path.cwd(),)))
             raise OwnCodeError(
-                f"{str(path)!r}: there is no package {path.package!r} in {', '.join(map(str, self.paths))}, and none "
-                "is installed; start in the folder that holds it, or put that folder into PYTHONPATH."
+                f"{str(path)!r}: there is no package {path.package!r} in {searched}, and none is installed; start in "
+                "the folder that holds it, or put that folder into PYTHONPATH."
             )
         return found
 

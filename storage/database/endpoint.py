@@ -133,7 +133,7 @@ def open_existing_storage(url: URL) -> RDBStorage:
         StorageError: There is no such database.
     """
     if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
-        raise StorageError(f"there is no database {public_url(url)}.")
+        raise StorageError(f"there is no database {public_url(url)}; check the study's name and where its database is.")
     return open_storage(url)
 
 

@@ -90,8 +90,8 @@ def _notices(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> list[str
     for arm in arms:
         if arm.unfinished:
             said.append(
-                f"{arm.name}: {plural(len(arm.unfinished), 'trial')} of {len(arm.trials)} not finished, running or "
-                "waiting for their driver. What follows is of the others."
+                f"{arm.name}: {len(arm.unfinished)} of {plural(len(arm.trials), 'trial')} not finished, running or "
+                "waiting for a driver. What follows is of the others."
             )
         elif not arm.trials:
             said.append(f"{arm.name}: it has no trials yet.")

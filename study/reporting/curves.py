@@ -82,7 +82,8 @@ def _banded_lines(arms: Sequence[Arm], rows: list[dict[str, Any]], title: str, z
         base = alt.Chart(data(marks)).encode(x=alt.X("epoch:Q", title="epoch"), color=colour)
         layers.append(base.mark_rule(strokeDash=[3, 3], strokeWidth=1.2).encode(tooltip=["arm:N", "text:N"]))
         layers.append(
-            base.mark_text(align="left", dx=4, dy=2, fontSize=10, baseline="top").encode(text="text:N", y=alt.value(0))
+            # Above the plot: in it, curves would cross the words.
+            base.mark_text(dy=-3, fontSize=10, baseline="bottom").encode(text="text:N", y=alt.value(0))
         )
     return alt.layer(*layers)
 
