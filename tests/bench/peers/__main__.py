@@ -27,6 +27,7 @@ from cluster.profile import available_cores, load_site
 from storage.protocol.attempts import AttemptRequest
 from storage.protocol.trial_dir import TrialDir
 from tests.architecture.sources import REPOSITORY
+from tests.bench.peers.curve import EPOCHS
 from tests.bench.table import Row, table
 
 _HERE = Path(__file__).parent
@@ -45,7 +46,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="switchyard-peers-") as folder:
         rows = [
             *_measure_trainings(Path(folder), arguments.trials, peers),
-            *_measure_empty_trials(Path(folder), arguments.empty, peers),
+            *_measure_empty_trials(Path(folder), arguments.empty, peers, "--empty"),
+            *_measure_empty_trials(Path(folder), arguments.empty, peers, "--asha"),
         ]
     Console(width=160).print(table("peers / ours", rows))
 
@@ -72,19 +74,21 @@ def _measure_trainings(folder: Path, count: int, peers: dict[str, list[str]]) ->
     return rows
 
 
-def _measure_empty_trials(folder: Path, count: int, peers: dict[str, list[str]]) -> list[Row]:
-    """Trials that train nothing: what asking, storing and telling costs."""
+def _measure_empty_trials(folder: Path, count: int, peers: dict[str, list[str]], option: str) -> list[Row]:
+    """Trials that train nothing: what asking, storing and telling costs; with --asha, what judging does."""
     rows = []
     for trials in (1, count):
-        place = folder / f"empty-{trials}"
-        ours_s = _run([sys.executable, "-m", "tests.bench.peers.our_driver", str(place), str(trials)], dict(os.environ))
-        print(f"{trials} empty trials: ours {ours_s:.1f} s", flush=True)
+        place = folder / f"{option.strip('-')}-{trials}"
+        case = f"{trials} empty trials{f' of {EPOCHS} epochs under ASHA' * (option == '--asha')}"
+        ours = [sys.executable, "-m", "tests.bench.peers.our_driver", str(place), str(trials), option]
+        ours_s = _run(ours, dict(os.environ))
+        print(f"{case}: ours {ours_s:.1f} s", flush=True)
         for name, command in peers.items():
             peers_place = place / name.split()[0].lower()
             peers_place.mkdir(parents=True, exist_ok=True)
-            wall_s = _run_peer(peers_place, [*command, str(peers_place), str(trials), "--empty"])
-            print(f"{trials} empty trials: {name} {wall_s:.1f} s", flush=True)
-            rows.append(Row(f"wall time: {name} / ours without ranks", f"{trials} empty trials", wall_s / ours_s))
+            wall_s = _run_peer(peers_place, [*command, str(peers_place), str(trials), option])
+            print(f"{case}: {name} {wall_s:.1f} s", flush=True)
+            rows.append(Row(f"wall time: {name} / ours without ranks", case, wall_s / ours_s))
     return rows
 
 

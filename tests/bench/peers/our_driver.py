@@ -1,10 +1,13 @@
-"""Our driver without ranks: `our_driver FOLDER COUNT`. All that a study stores is stored; each trial ends at once."""
+"""Our driver without ranks: `our_driver FOLDER COUNT`. All that a study stores is stored; each trial ends at once.
+
+With `--asha` trials have the epochs and scores of curve.py, and the study stops the weak ones.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +18,7 @@ from storage.protocol.attempts import AttemptEnd, AttemptRequest
 from storage.protocol.records import CommunicatorReport, EpochMetrics, Outcome, TrialResult
 from storage.protocol.trial_dir import TrialDir
 from study import preflight
+from tests.bench.peers.curve import EPOCHS, FACTOR, score
 
 _EPOCH = EpochMetrics(
     epoch=0,
@@ -45,13 +49,23 @@ _REPORT = CommunicatorReport(
 )
 
 
+_WORKER = "slot-0"
+
+
 class EmptyPool:
-    """One worker, whose attempts have ended before they begin."""
+    """One worker, whose ranks need no time.
+
+    Args:
+        epochs: Of a trial that nobody stops.
+    """
 
     walltime_s = float("inf")
 
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque()
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._request: AttemptRequest | None = None
+        self._done: list[EpochMetrics] = []
+        self._outcome = Outcome.COMPLETED
 
     def __enter__(self) -> Self:
         return self
@@ -63,30 +77,36 @@ class EmptyPool:
         pass
 
     def idle_workers(self) -> dict[str, int]:
-        return {} if self._events else {"slot-0": 1}
+        return {} if self._request else {_WORKER: 1}
 
     def time_left_s(self, worker: str) -> float:
         return float("inf")
 
     def start(self, request: AttemptRequest, worker: str) -> None:
-        sha256 = TrialDir(request.trial_dir).spec_sha256()
-        result = TrialResult(Outcome.COMPLETED, 1, "", (_EPOCH,), 0, sha256)
-        self._events.append(EpochFinished(request, _EPOCH))
-        self._events.append(
-            AttemptFinished(request, AttemptEnd(result=result, epochs=(_EPOCH,), communicator=_REPORT), worker)
-        )
+        self._request, self._done, self._outcome = request, [], Outcome.COMPLETED
 
     def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
-        pass
+        self._outcome = outcome
 
     def hurry(self) -> None:
         pass
 
     def next_event(self, timeout_s: float) -> Event | None:
-        return self._events.popleft() if self._events else None
+        if (request := self._request) is None:
+            return None
+        trial, epoch = TrialDir(request.trial_dir), len(self._done)
+        if epoch < self._epochs and self._outcome is Outcome.COMPLETED:
+            self._done.append(replace(_EPOCH, epoch=epoch, f1_micro=score(int(trial.path.name), epoch)))
+            return EpochFinished(request, self._done[-1])
+        self._request, epochs = None, tuple(self._done)
+        result = TrialResult(self._outcome, epoch, "", epochs, 0, trial.spec_sha256())
+        return AttemptFinished(request, AttemptEnd(result=result, epochs=epochs, communicator=_REPORT), _WORKER)
 
     def retire(self, worker: str) -> None:
         pass
+
+    def allocations(self) -> None:
+        """None are held."""
 
     def notices(self) -> Sequence[str]:
         return ()
@@ -95,10 +115,21 @@ class EmptyPool:
         return ()
 
 
-if __name__ == "__main__":
-    study.driver._open_pool = lambda plan: EmptyPool()
+def main(folder: str, count: str, with_asha: bool) -> int:
+    epochs = EPOCHS if with_asha else 1
+    study.driver._open_pool = lambda plan: EmptyPool(epochs)
     preflight.check = lambda *arguments, **options: ()
-    folder, count = sys.argv[1:]
-    settings = {"study.trials": count, "training.epochs": "1", "study.runs_dir": folder, "study.name": "empty"}
-    settings["batch_policy.switch_epoch"] = "1"
-    sys.exit(study.run.main([word for key, value in settings.items() for word in ("--set", f"{key}={value}")]))
+    settings = {
+        "study.trials": count,
+        "study.runs_dir": folder,
+        "study.name": "empty",
+        "training.epochs": str(epochs),
+        "batch_policy.switch_epoch": str(epochs),
+    }
+    if with_asha:
+        settings["pruner"] = f'{{name="asha", factor={FACTOR}}}'
+    return study.run.main([word for key, value in settings.items() for word in ("--set", f"{key}={value}")])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], with_asha="--asha" in sys.argv))
