@@ -84,6 +84,8 @@ class EmptyPool:
 
     def start(self, request: AttemptRequest, worker: str) -> None:
         self._request, self._done, self._outcome = request, [], Outcome.COMPLETED
+        # Before ranks have said what they train, no epoch of theirs is judged.
+        TrialDir(request.trial_dir).attempt(request.attempt_number).write_communicator(_REPORT)
 
     def request_stop(self, request: AttemptRequest, outcome: Outcome) -> None:
         self._outcome = outcome
