@@ -72,7 +72,7 @@ def slurm(tmp_path, monkeypatch):
         for name, script in scripts.items():
             (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
             (tmp_path / name).chmod(0o755)
-        return Slurm(tmp_path, "s-", lambda name: f"#!/bin/sh\n# {name}", dict(os.environ), None)
+        return Slurm(tmp_path, "s-", lambda name, nodes: f"#!/bin/sh\n# {name} {nodes}", dict(os.environ), None)
 
     return slurm
 
@@ -81,18 +81,18 @@ def slurm(tmp_path, monkeypatch):
     "printed", ["123", "123;cluster_a", "Welcome to site 2026, queue 7\n123", "project 99 has 1000 hours left\n123;c"]
 )
 def test_the_id_of_a_job_is_what_sbatch_means_by_it(slurm, printed):
-    assert slurm(sbatch=f"cat > /dev/null; printf '%b' '{printed}\\n'").submit("s-1") == "123"
+    assert slurm(sbatch=f"cat > /dev/null; printf '%b' '{printed}\\n'").submit("s-1", 2) == "123"
 
 
 def test_an_answer_without_an_id_leaves_it_open_whether_the_job_was_taken(slurm):
     with pytest.raises(BatchSystemError, match="no job id in what it printed: 'ok'"):
-        slurm(sbatch="echo ok").submit("s-1")
+        slurm(sbatch="echo ok").submit("s-1", 2)
 
 
 def test_the_script_goes_to_sbatch_as_its_input(slurm, tmp_path):
-    slurm(sbatch=f"cat > {tmp_path}/got; echo 1").submit("s-17")
+    slurm(sbatch=f"cat > {tmp_path}/got; echo 1").submit("s-17", 2)
 
-    assert (tmp_path / "got").read_text() == "#!/bin/sh\n# s-17"
+    assert (tmp_path / "got").read_text() == "#!/bin/sh\n# s-17 2"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_script_goes_to_sbatch_as_its_input(slurm, tmp_path):
 def test_what_passes_is_told_from_what_does_not(slurm, words, is_transient):
     assert is_transient_refusal(words) is is_transient
     with pytest.raises(SubmissionRefusedError) as refused:
-        slurm(sbatch=f'echo "sbatch: error: {words}" >&2; exit 1').submit("s-1")
+        slurm(sbatch=f'echo "sbatch: error: {words}" >&2; exit 1').submit("s-1", 2)
     assert refused.value.is_transient is is_transient
     assert words in str(refused.value)
 

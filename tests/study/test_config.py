@@ -34,7 +34,7 @@ def test_every_config_that_comes_along_loads(path):
             "study.trails=3",
             "study.trails",
             "name, trials, repeats, objective, objectives, constraint, objective_epoch, sampler, warm_start, "
-            "configurations, test_split, seed, storage, runs_dir",
+            "replay, configurations, test_split, seed, storage, runs_dir",
         ),
         (
             "training.epoch=3",
