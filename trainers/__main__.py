@@ -151,6 +151,7 @@ def _checked_spec(
         if not trial.path.is_dir():
             raise
         raise SpecError(str(error)) from error
+    communicator.require_thread_support()
     communicator.require_world_size(_promised_world_sizes(spec, own_attempt))
     check_spec(spec)
     if before is not None and spec.deterministic != before.spec.deterministic:

@@ -114,6 +114,18 @@ class Communicator:
                 f"`mpirun -np {world_sizes[0]} python -m trainers ...`."
             )
 
+    def require_thread_support(self) -> None:
+        """Refuse an MPI that several threads of a rank may not call at once, as Horovod's and ours do.
+
+        Raises:
+            AllocationError: Such an MPI has been started.
+        """
+        if (provided := MPI.Query_thread()) != MPI.THREAD_MULTIPLE:
+            raise AllocationError(
+                f"MPI gives its threads support of level {provided}, and MPI_THREAD_MULTIPLE is {MPI.THREAD_MULTIPLE}; "
+                "take an MPI that is built with it, and leave MPI4PY_RC_THREAD_LEVEL unset."
+            )
+
     def average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Mean over ranks of each tensor, in one grouped allreduce. May be traced into a graph."""
         if hvd.size() == 1:

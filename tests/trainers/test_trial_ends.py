@@ -279,6 +279,19 @@ def test_ranks_whose_gradients_would_take_a_slower_way_than_the_site_asks_for_en
     assert attempt.read_metrics() == []
 
 
+def test_an_mpi_that_threads_may_not_share_is_refused_before_epoch_0(tmp_path):
+    environment = {"MPI4PY_RC_THREAD_LEVEL": "serialized"}
+    request = dataclasses.replace(open_attempt(tmp_path / "trial", SPEC), environment=environment)
+
+    with start_ranks(request) as ranks:
+        _, errors = ranks.communicate(timeout=DEADLINE_S)
+
+    assert ranks.returncode == ExitCode.UNUSABLE_ALLOCATION, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "MPI_THREAD_MULTIPLE" in line
+    assert attempt_of(request).read_metrics() == []
+
+
 def test_a_batch_that_does_not_fit_on_one_rank_ends_the_trial_before_epoch_0(tmp_path):
     spec = dataclasses.replace(
         SPEC,
