@@ -15,10 +15,10 @@ import optuna
 from sqlalchemy import URL
 
 from storage.database import schema
-from storage.database.endpoint import as_storage_errors, open_existing_study, parse_public_url
+from storage.database.endpoint import as_storage_errors, open_existing_study
 from storage.database.schema import TrialRecord
 from study.config import StudyConfig
-from study.finding import find_study, url_of_study
+from study.finding import find_study, place_of
 from study.finished_trials import record_of
 from study.forecast.performance_model import Placement
 from study.plan import StudyPlan
@@ -136,10 +136,8 @@ def measured_earlier(plan: StudyPlan, conditions: Conditions, earlier: Sequence[
     """
     found = Measurements()
     for source in earlier:
-        name, _, place = source.partition("@")
-        where = f"--forecast-from {name}"
-        url = parse_public_url(place, where) if place else url_of_study(name, None, plan.config.study.runs_dir)
-        found += _of_earlier(open_existing_study(url, name), url, conditions, where)
+        name, url = place_of(source, "--forecast-from", plan.config.study.runs_dir)
+        found += _of_earlier(open_existing_study(url, name), url, conditions, f"--forecast-from {name}")
     return found
 
 
