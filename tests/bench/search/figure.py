@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from study.reporting.chart import COLOURS, Figure, data, finish
-from tests.bench.search.timeline import NODE_HOURS, Search
+from tests.bench.search.timeline import Search
 
 
 def figure(searches: Sequence[Search], methods: Sequence[str]) -> Figure:
-    """One panel for each seed, node-hours as a share of those of the first method."""
+    """A line for each method and seed; epochs as a share of those of the first method."""
     import altair as alt
 
     colour = alt.Color("method:N", title=None, scale=alt.Scale(domain=[*methods], range=COLOURS[: len(methods)]))
-    whole = {search.seed: search.cost(NODE_HOURS) for search in searches if search.method == methods[0]}
+    whole = {search.seed: search.cost for search in searches if search.method == methods[0]}
     chart = (
         alt.Chart(data([row for search in searches for row in _rows(search, whole[search.seed])]))
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(
-            x=alt.X("spent:Q", title="node-hours, of those of random search to the last epochs"),
+            x=alt.X("spent:Q", title="epochs, of those of random search"),
             y=alt.Y("best:Q", title="best F1 micro so far", scale=alt.Scale(zero=False)),
             color=colour,
             strokeDash=alt.StrokeDash("seed:N", title="seed"),
@@ -31,7 +31,7 @@ def figure(searches: Sequence[Search], methods: Sequence[str]) -> Figure:
 
 def _rows(search: Search, whole: float) -> list[dict[str, Any]]:
     """With the end of the search as the last point."""
-    points = [*search.progress(NODE_HOURS), (search.cost(NODE_HOURS), search.best)]
+    points = [*search.progress(), (search.cost, search.best)]
     return [
         {"method": search.method, "seed": str(search.seed), "spent": spent / whole, "best": best}
         for spent, best in points

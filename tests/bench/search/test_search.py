@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from study.halving import RungRecord, goes_on, is_promotable, next_promotion
 from tests.bench.search.simulated import Curves, Machine, Method, Rungs, times_to_target
-from tests.bench.search.timeline import EPOCHS, Attempt, Search
+from tests.bench.search.timeline import Attempt, Search
 
 CURVES = Curves(scores=((0.1, 0.2, 0.3), (0.3, 0.5, 0.6), (0.2, 0.6, 0.9)), seconds=(2.0, 1.0, 1.0))
 
@@ -58,11 +58,9 @@ def test_a_trial_that_grows_goes_on_when_its_nodes_are_free():
 
 
 def test_what_a_search_had_spent_when_it_was_as_good():
-    search = Search(
-        "asha", 0, (Attempt(1, 1.0, None), Attempt(3, 2.0, 0.5), Attempt(3, 2.0, 0.4), Attempt(3, 2.0, 0.7))
-    )
+    search = Search("asha", 0, (Attempt(1, None), Attempt(3, 0.5), Attempt(3, 0.4), Attempt(3, 0.7)))
 
     assert search.best == 0.7
-    assert search.cost_to_reach(0.5, EPOCHS) == 4
-    assert search.cost_to_reach(0.8, EPOCHS) is None
-    assert search.best_within(7, EPOCHS) == 0.5
+    assert search.cost_to_reach(0.5) == 4
+    assert search.cost_to_reach(0.8) is None
+    assert search.best_within(7) == 0.5

@@ -12,13 +12,10 @@ from pathlib import Path
 
 from storage.protocol.trial_dir import AttemptDir, TrialDir
 
-EPOCHS, NODE_HOURS = "epochs", "node_hours"
-
 
 @dataclass(frozen=True)
 class Attempt:
     epochs: int
-    node_hours: float
     score: float | None
     """The trial's, if it was complete then."""
 
@@ -31,15 +28,16 @@ class Search:
     seed: int
     attempts: tuple[Attempt, ...]
 
-    def cost(self, unit: str) -> float:
-        """Of the whole of it."""
-        return sum(getattr(attempt, unit) for attempt in self.attempts)
+    @property
+    def cost(self) -> int:
+        """Epochs of the whole of it."""
+        return sum(attempt.epochs for attempt in self.attempts)
 
-    def progress(self, unit: str) -> Iterator[tuple[float, float]]:
-        """What had been spent, and the best score of a complete trial by then, whenever that became better."""
-        spent, best = 0.0, 0.0
+    def progress(self) -> Iterator[tuple[int, float]]:
+        """Epochs trained, and the best score of a complete trial by then, whenever that became better."""
+        spent, best = 0, 0.0
         for attempt in self.attempts:
-            spent += getattr(attempt, unit)
+            spent += attempt.epochs
             if attempt.score is not None and attempt.score > best:
                 best = attempt.score
                 yield spent, best
@@ -47,15 +45,15 @@ class Search:
     @property
     def best(self) -> float:
         """Of all complete trials."""
-        return max((score for _, score in self.progress(EPOCHS)), default=0.0)
+        return max((score for _, score in self.progress()), default=0.0)
 
-    def best_within(self, cost: float, unit: str) -> float:
-        """The best score of a complete trial for so much; 0 before there is one."""
-        return max((score for spent, score in self.progress(unit) if spent <= cost), default=0.0)
+    def best_within(self, epochs: float) -> float:
+        """The best score of a complete trial for so many epochs; 0 before there is one."""
+        return max((score for spent, score in self.progress() if spent <= epochs), default=0.0)
 
-    def cost_to_reach(self, score: float, unit: str) -> float | None:
-        """What had been spent when a complete trial was as good as that; None if none ever was."""
-        return next((spent for spent, best in self.progress(unit) if best >= score), None)
+    def cost_to_reach(self, score: float) -> int | None:
+        """Epochs trained until a complete trial was as good as that; None if none ever was."""
+        return next((spent for spent, best in self.progress() if best >= score), None)
 
 
 def read_search(folder: Path, epochs: int) -> Search:
@@ -78,10 +76,9 @@ def read_search(folder: Path, epochs: int) -> Search:
 
 
 def _attempt(directory: AttemptDir, epochs: int) -> Attempt:
-    trained, end = directory.read_metrics(), directory.read_end_record()
-    wall_s = end.wall_s if end is not None else 0.0
+    trained = directory.read_metrics()
     is_complete = bool(trained) and trained[-1].epoch + 1 == epochs
-    return Attempt(len(trained), wall_s / 3600, trained[-1].f1_micro if is_complete else None)
+    return Attempt(len(trained), trained[-1].f1_micro if is_complete else None)
 
 
 def _ended_at(directory: AttemptDir) -> float | None:
