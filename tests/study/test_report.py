@@ -66,8 +66,8 @@ def test_a_study_that_has_trained_becomes_a_page_with_the_commit_it_ran_from(tmp
 def test_a_running_study_has_a_report_that_says_so(folder, tmp_path, capsys):
     assert report(folder, "running", "--out", str(tmp_path / "r.html")) == 0
 
-    assert "1 trial of 2 not finished" in capsys.readouterr().out
-    assert "1 trial of 2 not finished" in (tmp_path / "r.html").read_text()
+    assert "1 of 2 trials not finished" in capsys.readouterr().out
+    assert "1 of 2 trials not finished" in (tmp_path / "r.html").read_text()
 
 
 def test_arms_of_other_scores_are_shown_and_not_paired(folder, tmp_path, capsys):

@@ -90,7 +90,7 @@ def test_a_trial_that_can_be_trained_is_built_without_a_word(tmp_path):
     done = run_preflight(folder, "--build")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert [path.name for path in folder.iterdir()] == ["spec.json"]
+    assert {path.name for path in folder.iterdir()} == {"spec.json", "workload.json"}
 
 
 @pytest.mark.parametrize("model", ["gives_probabilities", "gives_a_softmax"])

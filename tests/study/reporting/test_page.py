@@ -141,7 +141,7 @@ def test_faults_and_lost_work_are_told(report):
 def test_the_notices_name_what_is_unfinished_or_malformed(report):
     notices = " ".join(report.notices)
 
-    assert "switch: 1 trial of 28 not finished" in notices
+    assert "switch: 1 of 28 trials not finished" in notices
     assert "the rows of 1 trial are malformed" in notices
 
 
