@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -150,6 +151,7 @@ def test_where_the_host_needs_what_the_gpu_computes_it_waits():
     audited = audit([step_with("Prod"), step_with("Shape")], kernels_of=kernels.__getitem__)
 
     assert list(map(audited.waits_in, audited.steps)) == [1, 0]
+    assert waits_table(audited).row_count == 1
     [wait] = audited.waits
     assert (wait.source.operation.name, wait.operation, wait.argument) == ("Prod", fill, "dims")
 
@@ -169,8 +171,9 @@ def test_an_operation_knows_what_it_takes_from_the_arguments_of_its_loop_and_fro
 
 def test_float32_and_tf32_have_one_graph(tmp_path):
     dataset = image_folder(tmp_path)
+    # In whichever order a graph lists its functions.
     graphs = [
-        [step.nodes for step in trace_model(TINY, precision, dataset, "single_label")]
+        [Counter(step.nodes) for step in trace_model(TINY, precision, dataset, "single_label")]
         for precision in (Precision.FLOAT32, Precision.TF32)
     ]
 
@@ -192,7 +195,6 @@ def test_tables_and_json_say_where_each_operation_is(steps):
     assert convolution["device"] == "CPU"
     assert list(convolution["steps"]) == [steps[0].name]
     assert steps_table(audited).row_count == len(steps)
-    assert waits_table(audited).row_count == len(audited.waits)
     assert operations_table(audited).row_count >= len({node.operation.name for step in steps for node in step.nodes})
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from storage.protocol.exit_codes import ExitCode
 from storage.protocol.files import write_atomically
 from storage.protocol.records import ComponentSpec
+from trainers.components import ComponentMissingError
 from trainers.faults import SpecError
 from trainers.lean_imports import import_tensorflow
 
@@ -35,7 +36,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return _audit(arguments.model or [], arguments.json)
-    except (AuditError, SpecError, OSError) as error:
+    except (AuditError, SpecError, ComponentMissingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.BAD_SPEC
 
@@ -72,7 +73,10 @@ def _audit(models: list[str], json_file: Path | None) -> int:
         write_atomically(json_file, json.dumps(written, indent=1).encode() + b"\n")
     for line in found.findings:
         print(line, file=sys.stderr)
-    return _FOUND if found.findings else 0
+    if found.findings:
+        return _FOUND
+    console.print("Every operation has a kernel, and nothing unexpected is in the host's memory.")
+    return 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from trainers.bigearthnet.prepared import Manifest
 from trainers.checkpoint import TrainingState
 from trainers.datasets import Dataset
 from trainers.datasets.bigearthnet import BigEarthNet
-from trainers.faults import values_are_of_the_spec
+from trainers.faults import SpecError, values_are_of_the_spec
 from trainers.step import compile_calibrate_step, compile_evaluate_step, compile_train_step
 from trainers.tasks import build_task
 from trainers.train import build_state
@@ -60,10 +60,10 @@ class Step:
 
 
 def trace_all(models: Sequence[ComponentSpec]) -> Iterator[Step]:
-    """The steps of each model on the paper's data, and those of one on images with the other task.
+    """The steps of each model on the paper's data, and those of a bundled one on images with the other task.
 
     Raises:
-        SpecError: A model cannot be built like this.
+        SpecError: A model cannot be built like this, or not be trained.
     """
     for model in models:
         for precision in PRECISIONS:
@@ -84,7 +84,7 @@ def trace_model(
         in_parts: Whether an update is computed part by part, as with accumulation_steps.
 
     Raises:
-        SpecError: The model cannot be built like this.
+        SpecError: The model cannot be built like this, or not be trained.
     """
     class_count = len(dataset.class_names)
     spec = _spec(model, precision, ComponentSpec(task_name, {**_LOSS_OPTIONS, "class_weights": [2.0] * class_count}))
@@ -131,8 +131,14 @@ def _compile_update(model: keras.Model, spec: ComponentSpec) -> Any:
 
 def _traced(name: str, model: keras.Model, function: Any) -> Step:
     """Args: function: A tf.function with an input signature."""
-    layers = frozenset(layer.name for layer in model._flatten_layers())
-    return Step(name, layers, tuple(nodes_of(function.get_concrete_function().graph)))
+    try:
+        graph = function.get_concrete_function().graph
+    except (ValueError, TypeError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        # TensorFlow puts a trace of the step around it.
+        cause = next((line for line in reversed(lines) if "Error: " in line), lines[-1])
+        raise SpecError(f"{name} cannot be traced: {cause}") from error
+    return Step(name, frozenset(layer.name for layer in model._flatten_layers()), tuple(nodes_of(graph)))
 
 
 def big_earth_net() -> BigEarthNet:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from trainers.audit.verdict import Audit, Verdict
+from trainers.audit.verdict import Audit, Place, Verdict
 
 _DEVICES = {"DEFAULT": "any device"}
 """For a reader, of what TensorFlow calls devices."""
@@ -44,10 +44,15 @@ def operations_table(audit: Audit) -> Table:
 def waits_table(audit: Audit) -> Table:
     """A row for each way in which the host comes to need what the GPU computes."""
     table = Table(title="Where the host waits for the GPU", title_justify="left")
-    for column in ("it needs", "for", "as", "in"):
+    for column in ("for", "which this needs", "as"):
         table.add_column(column, overflow="fold")
+    table.add_column("most in a step", justify="right")
+    table.add_column("first one", overflow="fold")
+    rows: dict[tuple[str, str, str], list[Place]] = {}
     for wait, places in audit.waits.items():
-        table.add_row(str(wait.source.operation), str(wait.operation), wait.argument, places[0].nodes[0].path)
+        rows.setdefault((str(wait.source.operation), wait.operation.name, wait.argument), []).extend(places)
+    for row, found in rows.items():
+        table.add_row(*row, str(max(len(place.nodes) for place in found)), found[0].nodes[0].path)
     return table
 
 
