@@ -49,7 +49,7 @@ lock: | $(UV) ## Pin anew what pyproject.toml asks for, here and in environment.
 nccl: | $(UV) ## Set up .venv-nccl with TensorFlow for GPUs and NCCL; needs nvcc and 7 GB, no GPU. [PYTHON=..., CUDA_HOME=...]
 	PYTHON="$(PYTHON)" UV="$(UV)" .ci/build-nccl
 
-audit: .venv-audit/complete ## Look whether a training step has kernels for GPUs throughout; needs 2.5 GB, no GPU. [ARGS="--json FILE"]
+audit: .venv-audit/complete ## Look whether a training step has kernels for GPUs throughout; needs 2 GB, no GPU. [ARGS="--json FILE"]
 	.venv-audit/bin/python -m trainers.audit $(ARGS)
 
 clean: ## Remove the environment and all caches; keep runs/.
