@@ -12,7 +12,7 @@ unexport PYTHONPATH
 # The Python is the one that was asked for, or none.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help env study test bench bench-peers lint lock nccl clean
+.PHONY: help env study test bench bench-peers lint lock nccl audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -49,8 +49,11 @@ lock: | $(UV) ## Pin anew what pyproject.toml asks for, here and in environment.
 nccl: | $(UV) ## Set up .venv-nccl with TensorFlow for GPUs and NCCL; needs nvcc and 7 GB, no GPU. [PYTHON=..., CUDA_HOME=...]
 	PYTHON="$(PYTHON)" UV="$(UV)" .ci/build-nccl
 
+audit: .venv-audit/complete ## Look whether a training step has kernels for GPUs throughout; needs 2 GB, no GPU. [ARGS="--json FILE"]
+	.venv-audit/bin/python -m trainers.audit $(ARGS)
+
 clean: ## Remove the environment and all caches; keep runs/.
-	rm -rf .venv .venv-nccl .venv-peers .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-nccl .venv-peers .venv-audit .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Both at once, before anything is downloaded. The compilers are those that CMake looks for.
@@ -82,4 +85,11 @@ endef
 .venv-peers/complete: tests/bench/peers/requirements.txt | $(UV)
 	$(UV) venv --quiet --clear --python "$(PYTHON)" .venv-peers
 	$(UV) pip install --quiet --python .venv-peers/bin/python --requirement $<
+	@touch $@
+
+# TensorFlow's build for GPUs without NVIDIA's libraries: it names its kernels without them.
+.venv-audit/complete: requirements.lock | $(UV)
+	$(UV) venv --quiet --clear --python "$(PYTHON)" .venv-audit
+	$(UV) pip install --quiet --python .venv-audit/bin/python --constraint requirements.lock \
+		"tensorflow==$$(sed -nE 's/^tensorflow-cpu==([^ ]+).*/\1/p' requirements.lock)" filelock pillow pydantic rich
 	@touch $@
