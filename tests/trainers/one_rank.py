@@ -12,6 +12,7 @@ Value = TypeVar("Value")
 @dataclass(frozen=True)
 class OneRank:
     rank: int = 0
+    world_size: int = 1
     is_first: bool = True
 
     def max(self, value: int) -> int:
