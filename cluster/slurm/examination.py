@@ -99,7 +99,7 @@ def probe_script(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name:
     minutes = _PROBE_WALLTIME_S // 60
     shorter = {
         "walltime": slurm.walltime if slurm.walltime_s <= _PROBE_WALLTIME_S else f"00:{minutes:02d}:00",
-        # Without the sign, that the folder is not shared shows in time.
+        # The first sign may fail: that it is missing is how a folder shows that is not shared. The job then goes on.
         "prologue": (f"touch {begun} || true", *slurm.prologue, f"touch {has_environment}"),
     }
     script = job_script(site, slurm.model_copy(update=shorter), jobs, nodes, name)

@@ -14,6 +14,9 @@ from study.forecast.forecast import Forecast, StudyForecast, constant_schedules,
 from study.forecast.measurements import Conditions, Measurements
 from study.plan import StudyPlan
 
+_STALE_AT = 1.05
+"""Times the epochs of which it was fitted."""
+
 
 class Outlook:
     """One study's.
@@ -31,13 +34,13 @@ class Outlook:
         self._schedules, self._constant = schedules(workloads, epochs), constant_schedules(workloads, epochs)
         self._train_samples = max((workload.train_samples for workload in workloads), default=0)
         self._fitted: Forecast | None = None
-        self._is_fitted = False
+        self._fitted_epochs = -1
+        """Of which it was fitted; -1: of none yet."""
 
     def learn(self, record: TrialRecord) -> None:
         """Take a trial of this study into account that has just ended."""
         if (measured := self._conditions.measured(record)).epochs:
             self._measured += measured
-            self._is_fitted = False
 
     def study(self, trials: int) -> StudyForecast | None:
         """What so many trials take; None as long as too little was measured."""
@@ -137,13 +140,16 @@ class Outlook:
 
     @property
     def _forecast(self) -> Forecast | None:
-        """Of all that is measured by now; not fitted before somebody asks, because trials come by the hundred."""
+        """Of what is measured by now, but for the last few epochs of very many: trials come by the hundred, and a fit
+        looks at all of them."""
         if self._grows:
             return None
-        if not self._is_fitted:
+        epochs = len(self._measured.epochs)
+        if epochs > _STALE_AT * self._fitted_epochs:
             layout = self._plan.layout
             placement = self._conditions.placement(layout.world_size, layout.nodes)
-            self._fitted, self._is_fitted = Forecast.of(self._measured, placement, self._train_samples), True
+            self._fitted = Forecast.of(self._measured, placement, self._train_samples)
+            self._fitted_epochs = epochs
         return self._fitted
 
 

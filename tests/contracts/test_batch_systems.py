@@ -153,6 +153,7 @@ def test_several_jobs_are_cancelled_at_once_whether_they_run_or_wait(site):
 
     for job_id in ids:
         site.wait_until_it_is_over(job_id)
+    assert not any(map(site.is_alive, ids))
 
 
 def test_to_cancel_what_is_over_or_was_never_there_changes_nothing(site):
@@ -176,6 +177,7 @@ def test_what_is_over_or_was_never_there_does_not_protect_what_is_cancelled_with
     site.batch.cancel([over, UNKNOWN_ID, goes_on])
 
     site.wait_until_it_is_over(goes_on)
+    assert not site.is_alive(goes_on)
 
 
 def test_why_jobs_wait_and_what_one_printed_are_words_for_a_person(site):
