@@ -252,6 +252,19 @@ def test_an_evaluation_is_not_evaluated(place):
         place.begin(evaluation, top=1)
 
 
+def test_a_search_whose_batches_grew_with_its_nodes_is_refused_and_one_whose_batches_stayed_is_not(place):
+    source = place.search(trial(0.1, 0.5))
+    grown = {"nodes_per_rung": [1, 2]}
+    source.set_user_attr(schema.FULL_CONFIG, place.plan.full_config() | {"resources": grown})
+
+    with pytest.raises(EvaluationError, match=r"nodes_per_rung=\[1, 2\].*resources.batch='global'"):
+        place.begin(source)
+
+    source.set_user_attr(schema.FULL_CONFIG, place.plan.full_config() | {"resources": {**grown, "batch": "global"}})
+    config, _ = place.begin(source)
+    assert config.resources.nodes_per_rung == ()
+
+
 def test_a_study_whose_stored_config_is_none_any_more_is_one_error(place):
     source = place.search(trial(0.1, 0.5))
     source.set_user_attr(schema.FULL_CONFIG, place.plan.full_config() | {"model": {"name": "vgg"}})
