@@ -12,7 +12,7 @@ unexport PYTHONPATH
 # The Python is the one that was asked for, or none.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help env study test bench bench-peers lint lock nccl audit clean
+.PHONY: help env study test bench bench-peers lint lock nccl gloo audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -47,13 +47,16 @@ lock: | $(UV) ## Pin anew what pyproject.toml asks for, here and in environment.
 	.venv/bin/python -m tests.architecture.conda_environment
 
 nccl: | $(UV) ## Set up .venv-nccl with TensorFlow for GPUs and NCCL; needs nvcc and 7 GB, no GPU. [PYTHON=..., CUDA_HOME=...]
-	PYTHON="$(PYTHON)" UV="$(UV)" .ci/build-nccl
+	PYTHON="$(PYTHON)" UV="$(UV)" .ci/build-horovod nccl
+
+gloo: | $(UV) ## Set up .venv-gloo with a Horovod that has Gloo beside MPI, to measure them; nothing to train with. [PYTHON=...]
+	PYTHON="$(PYTHON)" UV="$(UV)" .ci/build-horovod gloo
 
 audit: .venv-audit/complete ## Look whether a training step has kernels for GPUs throughout; needs 2 GB, no GPU. [ARGS="--json FILE"]
 	.venv-audit/bin/python -m trainers.audit $(ARGS)
 
 clean: ## Remove the environment and all caches; keep runs/.
-	rm -rf .venv .venv-nccl .venv-peers .venv-audit .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-nccl .venv-gloo .venv-peers .venv-audit .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Both at once, before anything is downloaded. The compilers are those that CMake looks for.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.bench.allreduce import measure_allreduce
 from tests.bench.forecast import measure_forecast
 from tests.bench.input import measure_input
 from tests.bench.launch import measure_launch, measure_sixteen_ranks
@@ -25,6 +26,7 @@ _BENCHMARKS: dict[str, Callable[[], Sequence[Row]]] = {
     "launch": measure_launch,
     "sixteen-ranks": measure_sixteen_ranks,
     "forecast": measure_forecast,
+    "allreduce": measure_allreduce,
 }
 
 

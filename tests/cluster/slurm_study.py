@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -87,6 +88,23 @@ death_timeout_s = {death_timeout_s}
 squeue_every_s = 1
 pending_notice_s = {pending_notice_s}
 """
+
+
+@dataclass(frozen=True)
+class RecordedJob:
+    """What Slurm itself says of a job that is over, in whole seconds."""
+
+    nodes: int
+    lasted_s: float
+
+    @classmethod
+    def parse(cls, line: str) -> RecordedJob | None:
+        """Read a line of jobcomp/filetxt; None of a job that was cancelled before it had nodes."""
+        record = dict(re.findall(r"(\w+)=(\S+)", line))
+        if record["StartTime"] in ("Unknown", record["EndTime"]):
+            return None
+        start, end = (datetime.fromisoformat(record[key]) for key in ("StartTime", "EndTime"))
+        return cls(int(record["NodeCnt"]), (end - start).total_seconds())
 
 
 @dataclass
@@ -260,10 +278,24 @@ class SlurmStudy:
                 f"after {within_s:g} s there are still: {left()}\n{self.sandbox.run('squeue')}"
             ) from error
 
+    def load(self) -> optuna.Study:
+        """The study as its database has it now."""
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.study_dir / 'study.db'}")
+        return optuna.load_study(study_name=self.name, storage=storage)
+
+    def recorded_jobs(self) -> list[RecordedJob]:
+        """All that ran, by the records that Slurm writes when a job is over; waits for them."""
+        log = self.sandbox.layout.root / "log/jobcomp.log"
+
+        def records() -> list[str] | None:
+            lines = log.read_text().splitlines()
+            return lines if len(lines) >= len(self.jobs_that_ran()) else None
+
+        return [job for line in wait_until(records, 60) if (job := RecordedJob.parse(line))]
+
     def require_complete(self) -> None:
         """Every trial told once, every epoch in the database once, each attempt gone on from a checkpoint."""
-        storage = optuna.storages.RDBStorage(f"sqlite:///{self.study_dir / 'study.db'}")
-        trials = optuna.load_study(study_name=self.name, storage=storage).get_trials(deepcopy=False)
+        trials = self.load().get_trials(deepcopy=False)
         assert [trial.state.name for trial in trials] == ["COMPLETE"] * self.trials, self.output
         for trial in trials:
             assert sorted(trial.intermediate_values) == list(range(self.epochs))
@@ -284,8 +316,7 @@ class SlurmStudy:
 
     def attempt_ends(self, number: int = 0) -> list[str]:
         """How the trial's attempts ended, in the database's words."""
-        storage = optuna.storages.RDBStorage(f"sqlite:///{self.study_dir / 'study.db'}")
-        trial = optuna.load_study(study_name=self.name, storage=storage).get_trials(deepcopy=False)[number]
+        trial = self.load().get_trials(deepcopy=False)[number]
         return [json.loads(json.dumps(attempt))["end"] for attempt in trial.user_attrs.get("attempts", [])]
 
     def stop(self) -> None:

@@ -6,10 +6,8 @@ import os
 import re
 import signal
 import tempfile
-from datetime import datetime
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -17,7 +15,6 @@ from cluster.sandbox import Sandbox, SandboxShape
 from storage.database import schema
 from tests.cluster.installed_slurm import needs_slurm
 from tests.cluster.slurm_study import START_S, SlurmStudy
-from tests.waiting import wait_until
 
 pytestmark = [needs_slurm, pytest.mark.timeout(2400)]
 
@@ -47,15 +44,13 @@ def test_node_hours_are_those_that_slurm_has_recorded_a_killed_drivers_included(
             study.require_nothing_left()
         finally:
             study.stop()
-        loaded, output = _load(study), study.output
+        loaded, output, jobs = study.load(), study.output, study.recorded_jobs()
         charged_s = sum(schema.read_spent(loaded.user_attrs).allocations.values())
-        log = sandbox.layout.root / "log/jobcomp.log"
-        jobs = len(study.jobs_that_ran())
-        recorded_s = wait_until(lambda: _recorded_node_s(log, jobs), 60)
+        recorded_s = sum(job.nodes * job.lasted_s for job in jobs)
 
     # Of jobs that are over within a minute, 1 % is less than can be told: Slurm records whole seconds, and the driver
     # looks once a second.
-    indistinct_s = 2 * NODES * jobs
+    indistinct_s = 2 * NODES * len(jobs)
 
     assert len(study.drivers) == 2
     assert abs(charged_s - recorded_s) <= max(0.01 * recorded_s, indistinct_s), (charged_s, recorded_s, indistinct_s)
@@ -65,21 +60,3 @@ def test_node_hours_are_those_that_slurm_has_recorded_a_killed_drivers_included(
     told = re.findall(r"([\d.]+) of 10 node-hours", output)
     assert told, output
     assert abs(float(told[-1]) - charged_s / 3600) <= 0.01 * charged_s / 3600, (told, charged_s)
-
-
-def _load(study: SlurmStudy) -> optuna.Study:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{study.study_dir / 'study.db'}")
-    return optuna.load_study(study_name=study.name, storage=storage)
-
-
-def _recorded_node_s(log: Path, jobs: int) -> float | None:
-    """Of all jobs, by the record that Slurm writes when a job is over; None before all of them are."""
-    records = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in log.read_text().splitlines()]
-    if len(records) < jobs:
-        return None
-    return sum(
-        int(record["NodeCnt"])
-        * (datetime.fromisoformat(record["EndTime"]) - datetime.fromisoformat(record["StartTime"])).total_seconds()
-        for record in records
-        if record["StartTime"] != record["EndTime"]
-    )

@@ -127,9 +127,9 @@ class _Simulation:
         self._held: dict[tuple[int, int], _Trial] = {}
         self._ends: list[tuple[float, int, _Trial]] = []
 
-    def time_to(self, target: float) -> float:
+    def time_to(self, target: float, patience: float) -> float:
         now = 0.0
-        while True:
+        while now <= patience:
             self._fill(now)
             now, _, trial = heapq.heappop(self._ends)
             if trial.epochs < self._curves.epochs:
@@ -138,6 +138,7 @@ class _Simulation:
                 return now
             else:
                 self._free += self._method.nodes(trial.rung)
+        return math.inf
 
     def _fill(self, now: float) -> None:
         """Promotions first. One that needs more nodes than are free keeps them from new trials."""
@@ -177,15 +178,18 @@ class _Simulation:
 
 
 def times_to_target(
-    curves: Curves, method: Method, machine: Machine, searches: int, within: float = 0.01
+    curves: Curves, method: Method, machine: Machine, searches: int, within: float = 0.01, patience: float = math.inf
 ) -> list[float]:
     """Until a trial has been trained to the end whose last score is within so much of the best recorded one.
 
+    Args:
+        patience: When a search gives up: no pruner may ever let a curve pass that begins badly.
+
     Returns:
-        For each search, in times of a whole trial on four nodes.
+        For each search, in times of a whole trial on four nodes; infinite for one that gave up.
     """
     target = curves.target(within)
-    return [_Simulation(curves, method, machine, seed).time_to(target) for seed in range(searches)]
+    return [_Simulation(curves, method, machine, seed).time_to(target, patience) for seed in range(searches)]
 
 
 def read_curves(path: Path) -> Curves:

@@ -64,3 +64,13 @@ def test_what_a_search_had_spent_when_it_was_as_good():
     assert search.cost_to_reach(0.5) == 4
     assert search.cost_to_reach(0.8) is None
     assert search.best_within(7) == 0.5
+
+
+def test_a_search_gives_up_on_a_curve_that_its_rungs_never_let_pass():
+    late = Curves(((0.1, 0.9), (0.2, 0.3), (0.2, 0.3), (0.2, 0.3)), (1.0, 1.0))
+
+    times = times_to_target(late, Method("asha", (1,)), Machine(), searches=20, patience=5.0)
+
+    # Its first trials have nobody to be compared with.
+    assert min(times) < math.inf
+    assert max(times) == math.inf
