@@ -20,12 +20,12 @@ from tests.waiting import wait_until
 pytestmark = [needs_slurm, pytest.mark.timeout(3000)]
 
 NODES = 4
-EPOCHS = 4
+EPOCHS = 6
 BATCH_SIZE = 8
 SEARCH = (
     f"--set=batch_policy.global_batch_size={BATCH_SIZE}",
     "--set=pruner.name=asha",
-    "--set=pruner.rungs=[1, 2]",
+    "--set=pruner.rungs=[1, 3]",
     "--set=pruner.factor=2",
     "--set=pruner.promotes=true",
     "--set=resources.nodes_per_rung=[1, 2, 4]",
@@ -88,7 +88,7 @@ def test_the_best_was_trained_on_one_node_then_on_two_then_on_four(best: FrozenT
     assert set(nodes) == {1, 2, 4}
     assert best.user_attrs["communicator"]["world_size"] == NODES
     assert len(set(best.user_attrs["hosts"])) == NODES
-    assert best.user_attrs["epochs:global_batch_size"] == [BATCH_SIZE, 2 * BATCH_SIZE, *[4 * BATCH_SIZE] * 2]
+    assert best.user_attrs["epochs:global_batch_size"] == [BATCH_SIZE, *[2 * BATCH_SIZE] * 2, *[4 * BATCH_SIZE] * 3]
 
 
 def test_slurm_gave_jobs_of_each_shape_and_they_are_what_is_charged(study: SlurmStudy, jobs: list[RecordedJob]) -> None:
