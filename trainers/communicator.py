@@ -24,7 +24,7 @@ import horovod.tensorflow as hvd  # isort: skip
 
 from storage.protocol.records import CommunicatorReport
 from storage.protocol.variables import WATCHDOG_LIMIT_S
-from trainers.data_plane import DATA_PLANES, own_gpu
+from trainers.data_plane import DATA_PLANES, host_data_plane, own_gpu
 from trainers.faults import AgreedError, AllocationError, exit_code_of
 from trainers.gpu import gpu_uuid
 from trainers.watchdog import DEFAULT_LIMIT_S, Watchdog
@@ -97,7 +97,7 @@ class Communicator:
         total = hvd.allreduce(tf.ones([1]), op=hvd.Sum)
         if tf.DeviceSpec.from_string(total.device).device_type == "GPU" and hvd.nccl_built():
             return "nccl"
-        return "mpi" if hvd.mpi_enabled() else "gloo"
+        return host_data_plane(os.environ, mpi_enabled=bool(hvd.mpi_enabled()))
 
     def require_world_size(self, world_sizes: Sequence[int]) -> None:
         """Refuse to train on other ranks than the trial was written for.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from storage.protocol.records import CommunicatorReport
 from storage.protocol.variables import REQUIRED_BACKEND
 from trainers.faults import AllocationError
@@ -39,6 +41,12 @@ def require_data_plane(report: CommunicatorReport, required: str) -> None:
             f"(NCCL is {'' if report.nccl_built else 'not '}built into this Horovod): install the build with NCCL "
             "(`make nccl`), or set required_backend of the site."
         )
+
+
+def host_data_plane(environ: Mapping[str, str], *, mpi_enabled: bool) -> str:
+    """What moves tensors that lie in the host's memory: MPI where Horovod has it, unless it is told otherwise."""
+    is_told_gloo = environ.get("HOROVOD_CPU_OPERATIONS", "").lower() == "gloo"
+    return "mpi" if mpi_enabled and not is_told_gloo else "gloo"
 
 
 def own_gpu(local_rank: int, visible_gpus: int) -> int | None:

@@ -30,6 +30,7 @@ class UpdateFactors(NamedTuple):
     per_sample: float
     latency: float
     transfer: float
+    network_latency: float
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class UpdateCosts:
     per_sample_s: float
     """Forward and backward pass of one sample on one rank that has its cores to itself."""
     latency_s: float
-    """Of one round of the allreduce, however little it carries."""
+    """Of a rank in one round of the allreduce, however little it carries: a process that wakes up."""
     transfer_s: float
     """In which a node's link carries one gradient: its bytes / bytes per second."""
+    network_latency_s: float = 0.0
+    """Of the network in one round between nodes, however little it carries."""
     input_samples_per_s: float = math.inf
     """That the input path brings to all ranks together."""
 
@@ -55,8 +58,13 @@ def update_factors(placement: Placement, local_batch_size: float) -> UpdateFacto
     part in each round of an allreduce, which is a process that wakes up. The network does not slow down with them.
     """
     shared = placement.ranks_per_core
-    rounds = allreduce_rounds(placement.ranks)
-    return UpdateFactors(shared, shared * local_batch_size, shared * rounds, gradients_carried(placement))
+    return UpdateFactors(
+        fixed=shared,
+        per_sample=shared * local_batch_size,
+        latency=shared * allreduce_rounds(placement.ranks),
+        transfer=gradients_carried(placement),
+        network_latency=allreduce_rounds(placement.nodes),
+    )
 
 
 def update_s(costs: UpdateCosts, placement: Placement, local_batch_size: float) -> float:
@@ -70,15 +78,19 @@ def update_s(costs: UpdateCosts, placement: Placement, local_batch_size: float) 
 def allreduce_s(costs: UpdateCosts, placement: Placement) -> float:
     """Seconds of averaging one gradient over all ranks."""
     factors = update_factors(placement, 0)
-    return factors.latency * costs.latency_s + factors.transfer * costs.transfer_s
+    return (
+        factors.latency * costs.latency_s
+        + factors.transfer * costs.transfer_s
+        + factors.network_latency * costs.network_latency_s
+    )
 
 
-def allreduce_rounds(ranks: int) -> int:
-    """Messages that one rank waits for, the one after the other: of a reduction along a tree, and the way back.
+def allreduce_rounds(participants: int) -> int:
+    """Messages that a rank, or a node, waits for, the one after the other: a reduction along a tree, and the way back.
 
-    Source: Rabenseifner's allreduce, and NCCL's trees from 2.4 on. A ring has 2 (ranks - 1).
+    Source: Rabenseifner's allreduce, and NCCL's trees from 2.4 on. A ring has 2 (participants - 1).
     """
-    return 2 * math.ceil(math.log2(ranks))
+    return 2 * math.ceil(math.log2(participants))
 
 
 def gradients_carried(placement: Placement) -> float:

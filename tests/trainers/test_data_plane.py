@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from storage.protocol.records import CommunicatorReport
-from trainers.data_plane import DataPlaneError, own_gpu, require_data_plane
+from trainers.data_plane import DataPlaneError, host_data_plane, own_gpu, require_data_plane
 from trainers.gpu import gpu_uuid
 
 ON_GPUS = CommunicatorReport(
@@ -38,6 +38,16 @@ def test_what_is_as_fast_as_asked_is_accepted(found: str, slowest: str) -> None:
 def test_what_is_slower_than_asked_is_refused(found: str, slowest: str) -> None:
     with pytest.raises(DataPlaneError, match=f"{found} would move the gradients, but the site asks for {slowest}"):
         require_data_plane(replace(ON_GPUS, data_plane=found), slowest)
+
+
+@pytest.mark.parametrize(
+    ("told", "mpi_enabled", "taken"),
+    [(None, True, "mpi"), ("GLOO", True, "gloo"), ("MPI", True, "mpi"), (None, False, "gloo")],
+)
+def test_a_horovod_with_both_takes_gloo_where_it_is_told_to(told: str | None, mpi_enabled: bool, taken: str) -> None:
+    environ = {} if told is None else {"HOROVOD_CPU_OPERATIONS": told}
+
+    assert host_data_plane(environ, mpi_enabled=mpi_enabled) == taken
 
 
 def test_a_rank_without_a_gpu_of_its_own_is_named() -> None:

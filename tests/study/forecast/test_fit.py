@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from study.forecast.fit import CostFit, Estimate, TooFewMeasurementsError
 from study.forecast.performance_model import Placement, UpdateCosts, update_factors, update_s
 
-ONE, TWO, TWO_NODES = Placement(1), Placement(2), Placement(2, 2)
+ONE, TWO, TWO_NODES, FOUR_NODES = Placement(1), Placement(2), Placement(2, 2), Placement(4, 4)
 BATCHES = (8, 32, 128)
 COST = st.floats(1e-5, 10.0)
-COSTS = st.builds(UpdateCosts, COST, COST, COST, COST)
+COSTS = st.builds(UpdateCosts, COST, COST, COST, COST, COST)
 
 
 def measure(
@@ -31,7 +31,7 @@ def measure(
 @given(COSTS)
 @settings(deadline=None)
 def test_known_costs_are_found_again(costs):
-    fit = measure(costs, (ONE, TWO, TWO_NODES))
+    fit = measure(costs, (ONE, TWO, TWO_NODES, FOUR_NODES))
     expected = update_s(costs, far := Placement(1024, 256), 512)
 
     found = fit.predict(update_factors(far, 512))
@@ -53,10 +53,10 @@ def test_no_cost_comes_out_negative_and_no_interval_inside_out(costs, seed):
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])
 def test_the_interval_holds_the_time_of_another_update_as_often_as_it_says(noise):
-    costs, place = UpdateCosts(0.02, 0.001, 0.003, 0.4), Placement(16, 8)
+    costs, place = UpdateCosts(0.02, 0.001, 0.003, 0.4, 0.005), Placement(16, 8)
     covered, tries = 0, 400
     for seed in range(tries):
-        fit = measure(costs, (ONE, TWO, TWO_NODES), noise, seed)
+        fit = measure(costs, (ONE, TWO, TWO_NODES, FOUR_NODES), noise, seed)
         seen = update_s(costs, place, 64) * math.exp(noise * np.random.default_rng(tries + seed).standard_normal())
         found = fit.predict(update_factors(place, 64))
         covered += found.low <= seen <= found.high
@@ -72,11 +72,12 @@ def test_what_was_measured_alike_is_known_though_its_parts_are_not():
     assert (found.low, found.high) == pytest.approx((update_s(costs, place, 64),) * 2, rel=1e-3)
 
 
-def test_what_measurements_do_not_tell_apart_widens_the_interval_from_one_extreme_to_the_other():
-    # On two nodes alone, a latency cannot be told from a slow link.
+@pytest.mark.parametrize("measured", [(ONE, TWO_NODES), (ONE, TWO, TWO_NODES)])
+def test_what_measurements_do_not_tell_apart_widens_the_interval_from_one_extreme_to_the_other(measured):
+    # On two nodes alone, a latency cannot be told from a slow link, and two ranks of one node say nothing of a network's.
     costs, place = UpdateCosts(0.0, 1e-4, 0.0, 1.0), Placement(16, 16)
 
-    found = measure(costs, (ONE, TWO_NODES)).predict(update_factors(place, 1))
+    found = measure(costs, measured).predict(update_factors(place, 1))
 
     assert found.low == pytest.approx(2 * 15 / 16, rel=0.01)
     assert found.high == pytest.approx(4 * 1.0, rel=0.01)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from study.forecast.performance_model import Placement, UpdateCosts, allreduce_s, update_factors, update_s
 
-COSTS = UpdateCosts(fixed_s=0.01, per_sample_s=0.001, latency_s=0.002, transfer_s=0.5)
+COSTS = UpdateCosts(fixed_s=0.01, per_sample_s=0.001, latency_s=0.002, transfer_s=0.5, network_latency_s=0.03)
 PLACEMENTS = st.builds(
     lambda nodes, on_each, shared: Placement(nodes * on_each, nodes, shared),
     st.integers(1, 64),
@@ -29,8 +29,8 @@ def test_ranks_of_one_node_exchange_messages_but_use_no_link():
 
 
 def test_between_nodes_a_link_carries_nearly_two_gradients():
-    assert allreduce_s(COSTS, Placement(2, 2)) == pytest.approx(2 * 0.002 + 0.5)
-    assert allreduce_s(COSTS, Placement(16, 4)) == pytest.approx(2 * 4 * 0.002 + 2 * 15 / 16 * 0.5)
+    assert allreduce_s(COSTS, Placement(2, 2)) == pytest.approx(2 * 0.002 + 0.5 + 2 * 0.03)
+    assert allreduce_s(COSTS, Placement(16, 4)) == pytest.approx(2 * 4 * 0.002 + 2 * 15 / 16 * 0.5 + 4 * 0.03)
 
 
 def test_ranks_that_share_cores_compute_in_turns_and_the_network_does_not_wait_for_that():
@@ -49,7 +49,7 @@ def test_an_input_path_that_is_too_slow_is_a_ceiling():
 @given(PLACEMENTS, st.integers(1, 4096), st.floats(1, 1e9))
 def test_an_update_takes_the_sum_of_its_costs_and_never_less_than_its_input(placement, batch, rate):
     factors = update_factors(placement, batch)
-    parts = (COSTS.fixed_s, COSTS.per_sample_s, COSTS.latency_s, COSTS.transfer_s)
+    parts = (COSTS.fixed_s, COSTS.per_sample_s, COSTS.latency_s, COSTS.transfer_s, COSTS.network_latency_s)
     total_s = sum(factor * cost for factor, cost in zip(factors, parts, strict=True))
 
     assert update_s(COSTS, placement, batch) == pytest.approx(total_s)
