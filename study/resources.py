@@ -72,7 +72,7 @@ class ResourceSettings(BaseModel):
             if rung in growing and following - rung <= pruner.grace_epochs:
                 raise ResourcesError(
                     f"the batch grows after {rung} epochs, and pruner.grace_epochs={pruner.grace_epochs} leaves no "
-                    f"verdict at the rung after {following}; set pruner.grace_epochs to {following - rung - 1} at most, "
+                    f"verdict at the rung after {following}; set it to {following - rung - 1} at most, or take "
                     "rungs that lie further apart, or resources.batch='global'."
                 )
 

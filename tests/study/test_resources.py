@@ -40,7 +40,7 @@ def spec_of(plan: StudyPlan) -> TrialSpec:
         (
             (*PROMOTES, "pruner.grace_epochs=2", "resources.nodes_per_rung=[1, 2]"),
             "the batch grows after 1 epochs, and pruner.grace_epochs=2 leaves no verdict at the rung after 3; set "
-            "pruner.grace_epochs to 1 at most",
+            "set it to 1 at most",
         ),
         ((*PROMOTES, "resources.batch=global"), "nodes_per_rung is not set; set it, too"),
         ((*GROWS, "resources.batch=twice"), "'per_rank' or 'global'"),

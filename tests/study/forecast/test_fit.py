@@ -74,7 +74,7 @@ def test_what_was_measured_alike_is_known_though_its_parts_are_not():
 
 @pytest.mark.parametrize("measured", [(ONE, TWO_NODES), (ONE, TWO, TWO_NODES)])
 def test_what_measurements_do_not_tell_apart_widens_the_interval_from_one_extreme_to_the_other(measured):
-    # On two nodes alone, a latency cannot be told from a slow link, and two ranks of one node say nothing of a network's.
+    # On two nodes alone, a latency cannot be told from a slow link; two ranks of one node say nothing of a network.
     costs, place = UpdateCosts(0.0, 1e-4, 0.0, 1.0), Placement(16, 16)
 
     found = measure(costs, measured).predict(update_factors(place, 1))
