@@ -39,7 +39,7 @@ def spec_of(plan: StudyPlan) -> TrialSpec:
         ),
         (
             (*PROMOTES, "pruner.grace_epochs=2", "resources.nodes_per_rung=[1, 2]"),
-            "the batch grows after 1 epochs, and pruner.grace_epochs=2 leaves no verdict at the rung after 3; set "
+            "the batch grows after 1 epochs, and pruner.grace_epochs=2 leaves no verdict at the rung after 3; "
             "set it to 1 at most",
         ),
         ((*PROMOTES, "resources.batch=global"), "nodes_per_rung is not set; set it, too"),
