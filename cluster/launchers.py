@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from cluster import private_network
@@ -25,7 +26,7 @@ class Launcher(Protocol):
         """The command that starts `program` once per rank and ends when all ranks have ended.
 
         Args:
-            options: The site's own, which come last and are therefore the stronger ones.
+            options: The site's own, which are the stronger ones.
         """
         ...
 
@@ -44,20 +45,17 @@ class Mpirun:
 
     def argv(self, layout: RankLayout, program: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
         is_one_machine = layout.nodes == 1
-        command = (
-            "mpirun",
-            "-np",
-            str(layout.world_size),
-            # Ranks may outnumber the cores of a laptop; each has its own number of threads in any case.
-            "--map-by",
-            f"ppr:{layout.ranks_per_node}:node:OVERSUBSCRIBE",
-            "--bind-to",
-            "none",
-            # On one machine shared memory is all that is needed, and MPI opens no port.
-            *(("--mca", "btl", "self,sm") if is_one_machine else ()),
-            *options,
-            *program,
-        )
+        # Ranks may outnumber the cores of a laptop; each has its own number of threads in any case.
+        own = {
+            "--map-by": ("--map-by", f"ppr:{layout.ranks_per_node}:node:OVERSUBSCRIBE"),
+            "--bind-to": ("--bind-to", "none"),
+        }
+        if is_one_machine:
+            # Shared memory is all that is needed, and MPI opens no port.
+            own["btl"] = ("--mca", "btl", "self,sm")
+        # mpirun refuses an option that is there twice.
+        kept = (words for name, words in own.items() if name not in options)
+        command = ("mpirun", "-np", str(layout.world_size), *chain.from_iterable(kept), *options, *program)
         return private_network.wrap(command) if is_one_machine else command
 
     def prepare(self) -> None:

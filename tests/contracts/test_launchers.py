@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from cluster.attempt import rank_environment
 from cluster.launchers import LAUNCHERS, LauncherError, launcher
-from storage.protocol.attempts import LayoutError, RankLayout
+from storage.protocol.attempts import AttemptRequest, LayoutError, RankLayout
 
 PROGRAM = ("python", "-m", "trainers", "a trial with spaces")
 LAYOUT = RankLayout(nodes=4, ranks_per_node=3, cpus_per_rank=5, gpus_per_node=3)
@@ -40,6 +45,27 @@ def test_mpirun_on_one_node_uses_shared_memory_in_a_private_network():
         "-m", "cluster.private_network", "mpirun", "-np", "2", "--map-by", "ppr:2:node:OVERSUBSCRIBE",
         "--bind-to", "none", "--mca", "btl", "self,sm", "true",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        (("--mca", "btl", "self,tcp"), ("--mca", "btl", "self,sm")),
+        (("--bind-to", "core"), ("--bind-to", "none")),
+        (("--map-by", "slot:OVERSUBSCRIBE"), ("--map-by", "ppr:2:node:OVERSUBSCRIBE")),
+    ],
+)
+def test_mpirun_takes_a_site_s_option_instead_of_its_own_one(options, own):
+    layout = RankLayout(nodes=1, ranks_per_node=2, cpus_per_rank=1)
+    plain = launcher("mpirun").argv(layout, ("true",))
+
+    argv = launcher("mpirun").argv(layout, ("true",), options)
+
+    without = " ".join(plain[:-1]).replace(" ".join(own), "").split()
+    assert argv == (*without, *options, "true")
+    # The real one, which refuses an option that is there twice.
+    environment = rank_environment(AttemptRequest(Path(), 0, 1, layout, "mpirun"), os.environ)
+    subprocess.run(argv, env=environment, check=True, timeout=60)
 
 
 def test_srun():

@@ -28,7 +28,7 @@ from tests.bench.search.timeline import Search, read_search
 
 METHODS = ("random", "median", "asha", "promotion", "hyperband")
 _EFFICIENCIES = (1.0, 0.9, 0.8)
-_PATIENCE = 50.0
+_PATIENCE = 200.0
 """Times of a whole trial on four nodes, of which the cluster does six at once."""
 
 
