@@ -58,7 +58,8 @@ def _all_rows(folder: Path) -> Iterator[Row]:
 def _rows(model: str, ranks: int, shapes: Path) -> Iterator[Row]:
     planes = {
         "gloo": _gloo(ranks),
-        "sockets": _mpi(ranks, "--mca", "btl", "self,tcp"),
+        # Otherwise MPI takes no loopback, and nothing else is there.
+        "sockets": _mpi(ranks, "--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo"),
         "memory": _mpi(ranks),
     }
     taken: dict[str, list[dict[str, float]]] = {plane: [] for plane in planes}
