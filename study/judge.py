@@ -53,6 +53,14 @@ class Judge:
         rows = self._rows.get(number)
         return Verdict(rows[-1].verdict) if rows and rows[-1].promoted is None else Verdict.GO_ON
 
+    def decided_after(self, number: int) -> int | None:
+        """The epoch of the standing verdict; None where a trial is to go on.
+
+        What ranks go on to train until they hear of it depends on how fast they are, so it is no part of the trial's
+        result.
+        """
+        return None if self.standing(number) is Verdict.GO_ON else self._rows[number][-1].epoch
+
     def reason(self, number: int) -> str:
         """Of the standing verdict, in words."""
         row = self._rows[number][-1]

@@ -190,16 +190,20 @@ class Ledger:
         self.record_attempts(number, ends)
         self._set_attributes(number, {schema.FORGIVEN_ATTEMPTS: len(ends)})
 
-    def finish(self, number: int, tell: Tell, ends: Sequence[AttemptEnd]) -> None:
-        """Store all that the trial's attempts found out, and tell the study. May be repeated."""
-        epochs = merge_epochs(ends)
+    def finish(self, number: int, tell: Tell, ends: Sequence[AttemptEnd], last_epoch: int | None = None) -> None:
+        """Store all that the trial's attempts found out, and tell the study. May be repeated.
+
+        Args:
+            last_epoch: After which the trial was stopped; later ones are stored as trained, and count for nothing.
+        """
+        epochs = [metrics for metrics in merge_epochs(ends) if last_epoch is None or metrics.epoch <= last_epoch]
         # Once more from the files: what a runner told may have been lost on the way, a line on disk is not.
         stored = self.with_retries(lambda: self._storage.get_trial(self._id(number)).intermediate_values)
         for metrics in epochs:
             if stored.get(metrics.epoch) != metrics.score(self._objective):
                 self.record_epoch(number, metrics)
         self.record_attempts(number, ends)
-        record = schema.trial_record(tell.outcome, tell.reason, ends)
+        record = schema.trial_record(tell.outcome, tell.reason, ends, last_epoch)
         self._set_attributes(number, record.attributes())
         values = None
         if tell.value is not None:

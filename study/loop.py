@@ -417,9 +417,12 @@ class StudyLoop:
 
     def _promote(self, number: int) -> None:
         """Have a held trial go on. Its attempt may have come to the next rung before it heard that it was held."""
-        reason = self._judge.reason(number)
+        reason, decided_after = self._judge.reason(number), self._judge.decided_after(number)
         self._judge.promote(number)
         trial = self._held.pop(number)
+        for metrics in self._epochs(trial):
+            if decided_after is not None and metrics.epoch > decided_after:
+                self._ledger.record_epoch(number, metrics)
         self._view.trial_promoted(number, reason)
         log.info("trial %d: promoted: %s", number, reason)
         if not self._needs_no_attempt(trial):
@@ -507,7 +510,8 @@ class StudyLoop:
                 self._has_met = True
                 self._view.epoch_finished(request.trial_number, metrics)
                 if self._can_store():
-                    self._ledger.record_epoch(request.trial_number, metrics)
+                    if self._judge.decided_after(request.trial_number) is None:
+                        self._ledger.record_epoch(request.trial_number, metrics)
                     self._judge_epoch(self._training[request.trial_number], request, metrics)
             case AttemptFinished(request, end, worker):
                 trial = self._training.pop(request.trial_number)
@@ -637,7 +641,8 @@ class StudyLoop:
 
     def _tell(self, trial: ActiveTrial, tell: Tell) -> None:
         _look_again_at_abandoned(trial)
-        self._ledger.finish(trial.number, tell, trial.ends)
+        last_epoch = self._judge.decided_after(trial.number) if tell.state is TrialState.PRUNED else None
+        self._ledger.finish(trial.number, tell, trial.ends, last_epoch)
         if self._outlook is not None:
             self._outlook.learn(trial_record(tell.outcome, tell.reason, trial.ends))
             self._look_ahead()

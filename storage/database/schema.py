@@ -175,10 +175,17 @@ class TrialRecord:
         return from_plain(cls, {**absent, **attributes, "curves": curves}, ignore_unknown=True)
 
 
-def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd]) -> TrialRecord:
-    """What is to be stored of a trial that is over. Pure."""
-    epochs = merge_epochs(ends)
-    counted, result = counted_epoch(ends) if epochs else None, ends[-1].result if ends else None
+def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], last_epoch: int | None = None) -> TrialRecord:
+    """What is to be stored of a trial that is over. Pure.
+
+    Args:
+        last_epoch: That of a trial that was stopped, which is the one that counts; later ones were trained in vain.
+    """
+    epochs, result = merge_epochs(ends), ends[-1].result if ends else None
+    counted = counted_epoch(ends) if epochs else None
+    if last_epoch is not None:
+        counted = next((metrics for metrics in epochs if metrics.epoch == last_epoch), counted)
+    is_of_result = last_epoch is None or epochs[-1:] == [counted]
     wall_s = sum(end.wall_s for end in ends)
     report = next((end.communicator for end in reversed(ends) if end.communicator is not None), None)
     facts = {} if report is None else to_plain(report)
@@ -193,7 +200,7 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd]) -> Trial
         f1_micro=counted.f1_micro if counted else None,
         f1_macro=counted.f1_macro if counted else None,
         scores=counted.scores if counted else {},
-        classes=to_plain(result.classes) if result is not None and result.classes is not None else {},
+        classes=to_plain(result.classes) if result is not None and result.classes is not None and is_of_result else {},
         counted_epoch=counted.epoch if counted else None,
         test=to_plain(result.test) if result is not None and result.test is not None else {},
         images_per_s_by_batch_size=_mean_by_batch_size(epochs, "samples_per_s"),

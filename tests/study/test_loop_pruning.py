@@ -43,7 +43,7 @@ def test_a_trial_that_is_not_among_the_best_at_its_rung_is_pruned_there(new_stud
     assert [len(study.ranks.history[n]) for n in range(9)] == [9, 9, 1, 1, 9, 1, 1, 1, 1]
 
 
-def test_a_pruned_trial_has_its_last_epochs_value_and_says_why(new_study):
+def test_a_pruned_trial_has_the_value_that_it_was_stopped_for_and_says_why(new_study):
     study = new_study(*ASHA)
 
     study.drive()
@@ -63,6 +63,23 @@ def test_ranks_that_train_on_while_the_verdict_travels_are_pruned_by_the_same_ve
     assert late.verdicts() == at_once.verdicts()
     assert late.states == at_once.states
     assert len(late.ranks.history[2]) == 3
+
+
+@pytest.mark.parametrize("overrides", [ASHA, PROMOTES])
+def test_what_ranks_train_while_the_verdict_travels_is_no_part_of_the_trials_result(new_study, overrides):
+    at_once, late = new_study(*overrides), new_study(*overrides, lag=1)
+
+    at_once.drive()
+    late.drive()
+
+    assert len(late.ranks.trained) > len(at_once.ranks.trained)
+    results = [
+        [(trial.values, trial.intermediate_values, trial.user_attrs["f1_micro"]) for trial in study.trials]
+        for study in (at_once, late)
+    ]
+    assert results[0] == results[1]
+    # Of the cost it is.
+    assert len(late.trials[2].user_attrs["epochs:f1_micro"]) == 2
 
 
 def test_a_trial_that_is_over_before_it_hears_of_its_verdict_is_complete(new_study):
