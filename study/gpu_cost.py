@@ -24,11 +24,13 @@ def cost_of(
     """By the study's own step, and by the one that costs least; None if too little was measured."""
     placement = conditions.placement(plan.layout.world_size, plan.layout.nodes)
     train_samples = max(workload.train_samples for workload in workloads)
+    # What each node keeps in its memory is read from the file system in the first epoch of the first trial only.
+    ceiling = None if plan.config.dataset.options.get("node_cache") else facts.input
     meeting_s = 0.0 if facts.launcher is None else facts.launcher.rendezvous_s or 0.0
     trials = plan.config.study.total_trials
 
     def outlook(program: ProgramFacts) -> Outlook:
-        measured = measurements_of(program, facts.input, placement, train_samples, meeting_s)
+        measured = measurements_of(program, ceiling, placement, train_samples, meeting_s)
         return Outlook(plan, conditions, workloads, measured)
 
     outlooks = {name: outlook(program) for name, program in facts.programs.items()}

@@ -197,9 +197,12 @@ def _steps(check: Check) -> Iterator[Row]:
             continue
         phases = "; ".join(_described(check, phase) for phase in facts.phases)
         yield Row(_step(program.name), Status.PASS, phases)
+    left_out: dict[str, list[str]] = {}
     for name, why in check.skipped.items():
         if name != INPUT:
-            yield Row(_step(name), Status.SKIPPED, why)
+            left_out.setdefault(why, []).append(name)
+    for why, names in left_out.items():
+        yield Row(_step(", ".join(names)), Status.SKIPPED, why)
 
 
 def _described(check: Check, phase: PhaseFacts) -> str:

@@ -139,8 +139,10 @@ def _end_alone(
 
 
 def _words_of(error: BaseException) -> str:
-    """The line that names a tensor too large; TensorFlow may put a trace of the graph around it."""
-    lines = str(error).strip().splitlines() or [""]
+    """The line that says it: TensorFlow puts a trace of the code before its words, or one of the graph behind them."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if lines[0].startswith("in user code"):
+        return lines[-1]
     return next((line for line in lines if "OOM" in line), lines[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
 import tensorflow as tf
@@ -22,20 +23,22 @@ def measure_allreduce(
 ) -> AllreduceFacts:
     """Average tensors of the gradient's shapes in one group, as a step does, and one large tensor. A collective."""
     state = build_program_state(program, spec, dataset)
-    gradient = [tf.ones(variable.shape) for variable in state.model.trainable_variables]
-    bulk = [tf.ones([_BULK_BYTES // tf.float32.size])]
+    # The weights themselves: of the gradient's shapes, and on the device.
+    gradient = [variable.value for variable in state.model.trainable_variables]
+    bulk = [tf.Variable(tf.zeros([_BULK_BYTES // tf.float32.size]), trainable=False)]
 
-    def median_s(tensors: list[tf.Tensor]) -> float:
+    def median_s(variables: list[tf.Variable]) -> float:
         @tf.function
         def average() -> tf.Tensor:
+            means = communicator.average_gradients([tf.convert_to_tensor(variable) for variable in variables])
             # One number, so that nothing else is carried to the host.
-            return tf.add_n([tf.reshape(mean, [-1])[0] for mean in communicator.average_gradients(tensors)])
+            return tf.add_n([tf.reshape(mean, [-1])[0] for mean in means])
 
         return median(time_calls(average, communicator)[1])
 
     return AllreduceFacts(
         gradient_tensors=len(gradient),
-        gradient_bytes=sum(int(tf.size(tensor)) for tensor in gradient) * tf.float32.size,
+        gradient_bytes=sum(math.prod(variable.shape) for variable in gradient) * tf.float32.size,
         gradient_s=median_s(gradient),
         bulk_bytes=_BULK_BYTES,
         bulk_s=median_s(bulk),
