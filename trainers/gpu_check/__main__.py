@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from trainers.communicator import Communicator
     from trainers.datasets import Dataset
 
+# Lines of a trace in TensorFlow's errors.
+_TRACE = ("Graph execution error", "Detected at node", "<stack traces", "File ")
+
 
 def main() -> int:
     arguments = _parse_arguments()
@@ -140,10 +143,11 @@ def _end_alone(
 
 def _words_of(error: BaseException) -> str:
     """The line that says it: TensorFlow puts a trace of the code before its words, or one of the graph behind them."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    if lines[0].startswith("in user code"):
-        return lines[-1]
-    return next((line for line in lines if "OOM" in line), lines[0])
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(_TRACE)] or [""]
+    if lines and lines[0].startswith("in user code"):
+        return said[-1]
+    return next((line for line in said if "OOM" in line), said[0])
 
 
 def _parse_arguments() -> argparse.Namespace:

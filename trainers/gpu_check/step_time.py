@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import keras
 import numpy as np
@@ -51,7 +52,7 @@ def measure_program(
     built = _build(program, spec, dataset, local_batch_sizes, communicator)
     built_s = time.perf_counter()
     # As before epoch 0 of a trial: a switch of the batch size then compiles nothing.
-    warm_peaks = [with_peak_bytes(lambda size=size: built.warm_up(size))[1] for size in local_batch_sizes]
+    warm_peaks = [with_peak_bytes(partial(built.warm_up, size))[1] for size in local_batch_sizes]
     warm_up_s = time.perf_counter() - built_s
     phases = [built.measure_phase(size, peak) for size, peak in zip(local_batch_sizes, warm_peaks, strict=True)]
     return ProgramFacts(built_s - started_s, warm_up_s, tuple(phases), built.evaluation_s())
