@@ -46,7 +46,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from study.forecast.measurements import Conditions
     from study.gpu_cost import cost_of
     from study.gpu_findings import Check, judge, reasons
-    from study.gpu_plan import plan_check, read_config
+    from study.gpu_plan import plan_check, read_config, trains_on_gpus
 
     console = Console()
 
@@ -71,7 +71,7 @@ def _check(arguments: argparse.Namespace) -> int:
     check = Check(
         request=measured.request,
         placement=conditions.placement(plan.layout.world_size, plan.layout.nodes),
-        gpus_per_node=site.gpus_per_node if site.backend == "nccl" else 0,
+        has_gpus=trains_on_gpus(site),
         is_job=site.slurm is not None,
         link_gbit_per_s=site.link_gbit_per_s,
         skipped=measured.skipped,
@@ -155,7 +155,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--most-samples",
         type=_count,
         metavar="N",
-        help="of an update on one rank, the other batch size in proportion; default: 32 without GPUs, else the study's",
+        help="of an update on one rank, the other batch size in proportion; default: 8 without GPUs, else the study's",
     )
     parser.add_argument(
         "--wait", type=_positive, default=600.0, metavar="SECONDS", help="for the queue to start the job; default: 600"

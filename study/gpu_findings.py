@@ -68,7 +68,8 @@ class Check:
 
     request: CheckRequest
     placement: Placement
-    gpus_per_node: int
+    has_gpus: bool
+    """Whether trials are trained on GPUs there."""
     is_job: bool
     """Whether the site has a batch system."""
     link_gbit_per_s: float | None
@@ -85,7 +86,7 @@ class Check:
 
     @property
     def device(self) -> str:
-        return "GPU" if self.gpus_per_node else "rank"
+        return "GPU" if self.has_gpus else "rank"
 
 
 def judge(check: Check) -> list[Row]:
@@ -136,8 +137,8 @@ def _ranks(check: Check) -> Iterator[Row]:
 
 
 def _gpus(check: Check) -> Iterator[Row]:
-    if not check.gpus_per_node:
-        yield Row("GPUs", Status.SKIPPED, "the site has none: gpus_per_node = 0")
+    if not check.has_gpus:
+        yield Row("GPUs", Status.SKIPPED, "trials use none: gpus_per_node is 0, or required_backend is not nccl")
         return
     if check.facts.ranks is None:
         yield Row("GPUs", Status.SKIPPED, "no rank has said which it has")

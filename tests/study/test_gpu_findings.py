@@ -43,7 +43,7 @@ PROGRAM = ProgramFacts(build_s=5.0, warm_up_s=30.0, phases=(SMALL, LARGE), evalu
 GOOD = Check(
     request=CheckRequest(PROGRAMS, (32, 1024), reads_input=True, limit_s=600.0, measurement_limit_s=240.0),
     placement=Placement(16, 4),
-    gpus_per_node=4,
+    has_gpus=True,
     is_job=True,
     # 64 MiB in 5 ms: a node sends 15/8 times as much, 201 Gbit/s.
     link_gbit_per_s=400.0,
@@ -138,7 +138,7 @@ def test_on_cpus_neither_memory_nor_gpus_are_judged_and_forms_for_gpus_are_not_m
     check = replace(
         with_facts(programs={program.name: on_host for program in programs}),
         request=replace(GOOD.request, programs=programs),
-        gpus_per_node=0,
+        has_gpus=False,
         skipped=skipped,
     )
 
