@@ -65,9 +65,9 @@ def measure_all(folder: CheckFolder, threads_per_rank: int, until_s: float) -> N
     # MPI starts here.
     from trainers.communicator import Communicator, configure_threads
 
-    communicator, longest_s = Communicator(), 0.0
-    threads = configure_threads(threads_per_rank, deterministic=False)
-    ranks = _Ranks(communicator, folder.trial.read_spec(), folder.read_request(), threads)
+    communicator, longest_s, spec = Communicator(), 0.0, folder.trial.read_spec()
+    threads = configure_threads(threads_per_rank, spec.deterministic)
+    ranks = _Ranks(communicator, spec, folder.read_request(), threads)
     for name in ranks.request.measurements:
         # As rank 0 sees it: another node may see a new file later.
         if communicator.broadcast(folder.is_settled(name)):

@@ -153,4 +153,5 @@ def _noise(dataset: Dataset, count: int) -> tuple[tf.Tensor, tf.Tensor]:
     largest = min(_LARGEST_VALUE, int(np.iinfo(dtype).max))
     drawn = np.random.default_rng(0).integers(0, largest, (count, *dataset.sample_shape), dtype)
     labels = np.eye(len(dataset.class_names), dtype=np.uint8)[np.arange(count) % len(dataset.class_names)]
-    return tf.constant(drawn), tf.constant(labels)
+    # On the device, where the loader's thread has put them before they are trained on.
+    return tf.identity(tf.constant(drawn)), tf.constant(labels)
