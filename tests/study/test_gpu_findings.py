@@ -21,7 +21,7 @@ from storage.protocol.gpu_check import (
 from storage.protocol.records import CommunicatorReport, Precision
 from study.forecast.performance_model import Placement
 from study.gpu_findings import Check, Row, Status, judge, reasons
-from study.gpu_plan import reduced, step_programs
+from study.gpu_plan import step_programs
 
 PROGRAMS, _ = step_programs(StepProgram(Precision.TF32, jit=True, fused=True), has_gpus=True)
 REPORT = CommunicatorReport(
@@ -145,11 +145,3 @@ def test_on_cpus_neither_memory_nor_gpus_are_judged_and_forms_for_gpus_are_not_m
     assert [program.name for program in programs] == ["float32", "float32-xla", "float32-keras", "float32-xla-keras"]
     assert {row(check, name).status for name in ("GPUs", "peak memory")} == {Status.SKIPPED}
     assert reasons(judge(check)) == []
-
-
-@pytest.mark.parametrize(
-    ("sizes", "most", "expected"),
-    [((32, 1024), None, (32, 1024)), ((32, 1024), 32, (1, 32)), ((16, 64), 32, (8, 32)), ((512,), 32, (32,))],
-)
-def test_batches_that_are_too_large_for_a_cpu_shrink_in_proportion(sizes, most, expected):
-    assert reduced(sizes, most) == expected
