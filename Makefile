@@ -12,7 +12,7 @@ unexport PYTHONPATH
 # The Python is the one that was asked for, or none.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help env study test bench bench-peers lint lock nccl gloo audit clean
+.PHONY: help env study test bench bench-peers lint lock nccl gloo audit gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -54,6 +54,11 @@ gloo: | $(UV) ## Set up .venv-gloo with a Horovod that has Gloo beside MPI, to m
 
 audit: .venv-audit/complete ## Look whether a training step has kernels for GPUs throughout; needs 2 GB, no GPU. [ARGS="--json FILE"]
 	.venv-audit/bin/python -m trainers.audit $(ARGS)
+
+# With the environment that studies on GPUs are started with, once `make nccl` has set it up.
+WITH_NCCL := $(wildcard .venv-nccl/bin/python)
+gpu-check: $(if $(WITH_NCCL),,env) ## Measure what a site does with a training step, in ten minutes, and what a study costs. [ARGS="--site NAME"]
+	$(or $(WITH_NCCL),.venv/bin/python) study/gpu_check.py $(ARGS)
 
 clean: ## Remove the environment and all caches; keep runs/.
 	rm -rf .venv .venv-nccl .venv-gloo .venv-peers .venv-audit .tools .tools.part .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

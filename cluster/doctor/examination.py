@@ -29,6 +29,7 @@ from cluster.profile import SiteProfile, SlurmSettings, available_cores
 from storage.protocol.attempts import AttemptRequest
 
 _LOOK_S = 0.1
+_PROBE = "cluster.doctor.probe"
 
 
 def examine(
@@ -50,7 +51,7 @@ def examine(
     machine = gather_machine()
     with ExitStack() as stack:
         try:
-            folder = JobFolder(stack.enter_context(_scratch_folder(runs_dir)))
+            folder = JobFolder(stack.enter_context(scratch_folder(runs_dir, "doctor")))
         except OSError as error:
             failures = {"write": error.strerror or str(error)}
             return SiteFacts(machine, FolderFacts(str(runs_dir), "unknown", 0, failures))
@@ -72,7 +73,7 @@ def examine(
             return facts
         folder.write_request(request)
         stack.enter_context(holding_lock(folder.path))
-        job = _run_here(folder, limits, say) if batch is None else run_probe_job(folder, batch, limits, say)
+        job = run_here(folder, _PROBE, limits, say) if batch is None else run_probe_job(folder, batch, limits, say)
         return replace(facts, job=job)
 
 
@@ -109,11 +110,11 @@ def _drivers_address(slurm: SlurmSettings) -> str:
 
 
 @contextmanager
-def _scratch_folder(runs_dir: Path) -> Iterator[Path]:
-    """A folder for this examination, as private as a study's; afterwards all is as it was."""
+def scratch_folder(runs_dir: Path, purpose: str) -> Iterator[Path]:
+    """A folder for an examination, as private as a study's; afterwards all is as it was."""
     made = [folder for folder in (runs_dir, *runs_dir.parents) if not folder.exists()]
     runs_dir.mkdir(parents=True, exist_ok=True)
-    folder = runs_dir.resolve() / f"doctor-{secrets.token_hex(4)}"
+    folder = runs_dir.resolve() / f"{purpose}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(mode=0o700)
         yield folder
@@ -125,15 +126,20 @@ def _scratch_folder(runs_dir: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def _run_here(folder: JobFolder, limits: Limits, say: Callable[[str], None]) -> JobFacts:
-    say("starting ranks on this machine")
+def run_here(folder: JobFolder, module: str, limits: Limits, say: Callable[[str], None]) -> JobFacts:
+    """What a job would do, by processes on this machine.
+
+    Args:
+        module: That the job would run on its first node, as `python -m MODULE FOLDER`.
+    """
+    say(f"starting ranks on this machine; it takes {limits.needed}")
     for sign in (folder.begun, folder.has_environment):
         sign.touch()
     started_s = time.monotonic()
     log = folder.path / "log.txt"
     with log.open("wb") as output:
         probe = subprocess.Popen(
-            (sys.executable, "-m", "cluster.doctor.probe", str(folder.path)),
+            (sys.executable, "-m", module, str(folder.path)),
             env=trainer_environment(os.environ, ()),
             stdin=subprocess.DEVNULL,
             stdout=output,

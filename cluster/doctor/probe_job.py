@@ -57,6 +57,8 @@ class Limits:
     """For the probe, once it was started."""
     files_seen_within_s: float = 60.0
     """Of a job that is over, through a network file system that remembers their absence."""
+    needed: str = "less than a minute"
+    """What the probe takes, in words."""
 
 
 def run_probe_job(folder: JobFolder, examination: Examination, limits: Limits, say: Callable[[str], None]) -> JobFacts:
@@ -64,7 +66,7 @@ def run_probe_job(folder: JobFolder, examination: Examination, limits: Limits, s
     batch, pause_s = examination.batch_system(), examination.queue_pause_s
     try:
         job_id = batch.submit(examination.job_name, examination.nodes)
-        say(f"job {job_id} is submitted; it needs its nodes for less than a minute")
+        say(f"job {job_id} is submitted; it needs its nodes for {limits.needed}")
         watch = _follow(folder, batch, JobWatch(job_id, limits, examination.will_never_start), say, pause_s)
         return folder.collect(replace(watch.facts(), log_tail=batch.log_tail(job_id)))
     except SubmissionRefusedError as error:

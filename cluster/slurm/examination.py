@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +34,21 @@ _NEVER = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What a job runs in a runner's place."""
+
+    purpose: str
+    """In the job's name."""
+    module: str
+    """Run on the first node, as `python -m MODULE FOLDER`."""
+    walltime_s: int
+    """At the most; the study's own where that is shorter."""
+
+
+DOCTOR = Probe("doctor", "cluster.doctor.probe", _PROBE_WALLTIME_S)
+
+
 class SlurmExamination:
     """One examination of a site.
 
@@ -40,9 +57,16 @@ class SlurmExamination:
         python: That the jobs start.
     """
 
-    def __init__(self, site: SiteProfile, slurm: SlurmSettings, folder: Path, python: str = sys.executable) -> None:
-        self._site, self._slurm, self._folder = site, slurm, folder
-        self._jobs = StudyJobs("doctor", folder, python)
+    def __init__(
+        self,
+        site: SiteProfile,
+        slurm: SlurmSettings,
+        folder: Path,
+        python: str = sys.executable,
+        probe: Probe = DOCTOR,
+    ) -> None:
+        self._site, self._slurm, self._folder, self._probe = site, slurm, folder, probe
+        self._jobs = StudyJobs(probe.purpose, folder, python)
         self._environment = submission_environment(os.environ, slurm.pass_environment)
 
     @property
@@ -71,7 +95,7 @@ class SlurmExamination:
         return Slurm(
             folder=self._jobs.folder,
             job_prefix=self._jobs.job_prefix,
-            script=partial(probe_script, self._site, self._slurm, self._jobs),
+            script=partial(probe_script, self._site, self._slurm, self._jobs, probe=self._probe),
             environment=self._environment,
             partition=self._slurm.queue,
         )
@@ -92,19 +116,21 @@ class SlurmExamination:
         return ""
 
 
-def probe_script(site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str, nodes: int) -> str:
+def probe_script(
+    site: SiteProfile, slurm: SlurmSettings, jobs: StudyJobs, name: str, nodes: int, probe: Probe = DOCTOR
+) -> str:
     """The script of a study's job, up to the runner; in its place comes the probe. Pure."""
     folder = JobFolder(jobs.study_dir)
     begun, has_environment = (shlex.quote(str(path)) for path in (folder.begun, folder.has_environment))
-    minutes = _PROBE_WALLTIME_S // 60
+    hours, minutes = divmod(math.ceil(probe.walltime_s / 60), 60)
     shorter = {
-        "walltime": slurm.walltime if slurm.walltime_s <= _PROBE_WALLTIME_S else f"00:{minutes:02d}:00",
+        "walltime": slurm.walltime if slurm.walltime_s <= probe.walltime_s else f"{hours:02d}:{minutes:02d}:00",
         # The first sign may fail: that it is missing is how a folder shows that is not shared. The job then goes on.
         "prologue": (f"touch {begun} || true", *slurm.prologue, f"touch {has_environment}"),
     }
     script = job_script(site, slurm.model_copy(update=shorter), jobs, nodes, name)
     until_runner, _, _ = script.rpartition("exec ")
-    return f"{until_runner}exec {shlex.quote(jobs.python)} -m cluster.doctor.probe {shlex.quote(str(jobs.study_dir))}\n"
+    return f"{until_runner}exec {shlex.quote(jobs.python)} -m {probe.module} {shlex.quote(str(jobs.study_dir))}\n"
 
 
 def parse_partitions(printed: str) -> tuple[PartitionFacts, ...]:

@@ -80,7 +80,7 @@ def test_what_every_process_imports_needs_the_standard_library_only():
 
 
 def test_slurm_is_known_in_its_own_folder_and_to_launchers_only():
-    who_may = ("cluster/slurm/", "cluster/launchers.py", "study/driver.py", "study/doctor.py")
+    who_may = ("cluster/slurm/", "cluster/launchers.py", "study/driver.py", "study/doctor.py", "study/gpu_check.py")
     others = [
         f"{path}:{line} {name}"
         for path in python_files(*PRODUCT)

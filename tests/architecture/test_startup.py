@@ -10,7 +10,7 @@ import pytest
 from tests.architecture.sources import REPOSITORY
 
 
-@pytest.mark.parametrize("command", ["study/run.py", "study/doctor.py"])
+@pytest.mark.parametrize("command", ["study/run.py", "study/doctor.py", "study/gpu_check.py"])
 def test_help_comes_without_the_libraries_of_the_ranks_and_those_that_take_seconds(command):
     answer = _run(sys.executable, "-X", "importtime", command, "--help")
 

@@ -1,0 +1,45 @@
+"""How long the ranks take to average a trial's gradient, and how much they move a second."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+import tensorflow as tf
+
+from storage.protocol.gpu_check import AllreduceFacts, StepProgram
+from storage.protocol.records import TrialSpec
+from trainers.communicator import Communicator
+from trainers.datasets import Dataset
+from trainers.gpu_check.step_time import build_program_state
+from trainers.gpu_check.stopwatch import time_calls
+
+_BULK_BYTES = 64 * 2**20
+"""The size of Horovod's own fusion buffer at its default: many times what latency is of account for."""
+
+
+def measure_allreduce(
+    program: StepProgram, spec: TrialSpec, dataset: Dataset, communicator: Communicator
+) -> AllreduceFacts:
+    """Average tensors of the gradient's shapes in one group, as a step does, and one large tensor. A collective."""
+    state = build_program_state(program, spec, dataset)
+    # The weights themselves: of the gradient's shapes, and on the device.
+    gradient = [variable.value for variable in state.model.trainable_variables]
+    bulk = [tf.Variable(tf.zeros([_BULK_BYTES // tf.float32.size]), trainable=False)]
+
+    def median_s(variables: list[tf.Variable]) -> float:
+        @tf.function
+        def average() -> tf.Tensor:
+            means = communicator.average_gradients([tf.convert_to_tensor(variable) for variable in variables])
+            # One number, so that nothing else is carried to the host.
+            return tf.add_n([tf.reshape(mean, [-1])[0] for mean in means])
+
+        return median(time_calls(average, communicator)[1])
+
+    return AllreduceFacts(
+        gradient_tensors=len(gradient),
+        gradient_bytes=sum(math.prod(variable.shape) for variable in gradient) * tf.float32.size,
+        gradient_s=median_s(gradient),
+        bulk_bytes=_BULK_BYTES,
+        bulk_s=median_s(bulk),
+    )
