@@ -28,15 +28,13 @@ def main(gpus: list[str]) -> None:
     # By the first the ranks are asked to save a checkpoint, which is still to be counted.
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # The ranks want the cores.
-    os.nice(10)
     powercap = Path(os.environ.get(POWERCAP_DIR, POWERCAP))
     sensors, missing = open_sensors(gpus, powercap, int(os.environ.get(TRIALS_ON_MACHINE, 1)))
     accumulated = {counter: [(each, accumulator_of(each)) for each in found] for counter, found in sensors.items()}
     sampler = Sampler(accumulated, missing, time.monotonic)
     while True:
         reading = sampler.sample()
-        if select.select([sys.stdin], [], [], _EVERY_S)[0]:
+        if select.select([sys.stdin], [], [], _EVERY_S if sensors else None)[0]:
             asked = os.read(sys.stdin.fileno(), _AT_ONCE)
             if not asked:
                 return

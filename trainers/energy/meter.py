@@ -99,19 +99,19 @@ class NodeSampler:
 
     def read(self) -> EnergyReading:
         """What has been counted so far."""
-        if self._process is not None and not self._lost:
+        if self._process is not None:
             try:
                 return self._ask(self._process)
             except (OSError, EOFError, RecordError) as error:
-                self._lost = f"its sampler is lost: {error}"
-                self.close()
+                self.close(f"its sampler is lost: {error}")
         return EnergyReading(missing=dict.fromkeys(self._wanted, self._lost))
 
-    def close(self) -> None:
+    def close(self, why: str = "its sampler has been closed") -> None:
         """Count no more."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        process, self._process, self._lost = self._process, None, why
+        if process is not None:
+            process.kill()
+            process.communicate()
 
     def _ask(self, process: subprocess.Popen[bytes]) -> EnergyReading:
         if process.stdin is None or process.stdout is None:
