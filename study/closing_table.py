@@ -66,7 +66,7 @@ def closing_table(
         table.add_row("energy", escape(energy))
     if best is not None and (record := record_of(best)) is not None and record.energy_j_by_batch_size:
         phases = {size: joules / 1000 for size, joules in record.energy_j_by_batch_size.items()}
-        table.add_row("kJ of the best trial", _by_phase(phases, "{:.3g}"))
+        table.add_row("kJ of the best trial", _by_phase(phases, "{:.4g}"))
     for trial in trials:
         if trial.state is TrialState.FAIL and (failed := record_of(trial)) is not None:
             table.add_row(f"trial {trial.number}", f"{failed.outcome}: {escape(failed.reason)}")

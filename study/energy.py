@@ -26,7 +26,7 @@ def describe_energy(records: Sequence[TrialRecord]) -> str:
     if not measured:
         return f"not measured: {why}" if why else ""
     total = energy_in_words(math.fsum(record.energy_j or 0.0 for record in measured))
-    of_trials = "" if len(measured) == len(trained) else f" of {len(measured)} of {len(trained)} trials"
+    of_trials = "" if len(measured) == len(trained) else f" in {len(measured)} of {len(trained)} trials,"
     repeated_j = math.fsum(record.energy_repeated_j or 0.0 for record in measured)
     repeated = f", {energy_in_words(repeated_j)} of it for epochs that were trained again" if repeated_j else ""
     return (
@@ -36,13 +36,12 @@ def describe_energy(records: Sequence[TrialRecord]) -> str:
 
 
 def sources_in_words(measured: Sequence[TrialRecord]) -> str:
-    """The counters; with several, which trials' sums do not compare."""
+    """The counters. Of different ones, trials do not compare, so it says of how many each is."""
     sources = [record.energy_source for record in measured]
-    named = [
-        f"{source}{f' ({sources.count(source)} trials)' * (len(set(sources)) > 1)}" for source in dict.fromkeys(sources)
-    ]
-    whole = " of whole nodes" if any(RAPL in source for source in sources) else ""
-    return f"{', '.join(named)}{whole}"
+    named = dict.fromkeys(sources)
+    counts = [f"{source} in {sources.count(source)}" for source in named]
+    whole = " (rapl: of whole nodes)" if any(RAPL in source for source in named) else ""
+    return f"{', '.join(counts if len(named) > 1 else named)}{whole}"
 
 
 def missing_in_words(records: Sequence[TrialRecord]) -> str:

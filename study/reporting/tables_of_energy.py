@@ -29,8 +29,8 @@ def energy(arms: Sequence[Arm]) -> ReportTable | None:
             Column("not measured", is_number=False),
         ),
         tuple(_study(arm) for arm in arms),
-        "Of all epochs of all attempts, evaluation included; starts, checkpoints and epochs that a loss cut short are not in "
-        "it. RAPL counts whole nodes, NVML the GPUs of the ranks. CO2e by the constants of the sites; without one, none.",
+        "Of all epochs of all attempts, evaluation included, without starts, checkpoints and epochs that a loss cut "
+        "short. RAPL counts whole nodes, NVML the GPUs of the ranks. CO2e by the sites' constants; without one, none.",
     )
 
 

@@ -147,8 +147,8 @@ MEASURED = {
 def test_it_says_what_the_trials_consumed_and_by_which_counters():
     table = render(trial(0.5, **MEASURED), trial(0.75, **{**MEASURED, "energy_repeated_j": 0.9e6}))
 
-    assert "1 kWh by nvml+rapl of whole nodes, 0.25 kWh of it for epochs that were trained again" in table
-    assert "1.2e+03 at batch 16, 600 at batch 32" in table
+    assert "1 kWh by nvml+rapl (rapl: of whole nodes), 0.25 kWh of it for epochs that were trained again" in table
+    assert "1200 at batch 16, 600 at batch 32" in table
     assert "CO2e" not in table
 
 
@@ -166,10 +166,8 @@ def test_trials_that_others_counters_measured_are_told_apart_from_those_that_non
 
     table = render(trial(0.5, **MEASURED), trial(0.6, **only_gpus), unmeasured)
 
-    assert (
-        "1 kWh of 2 of 3 trials by nvml+rapl (1 trials), nvml (1 trials) of whole nodes; not measured: rapl: it"
-        in table
-    )
+    assert "1 kWh in 2 of 3 trials, by nvml+rapl in 1, nvml in 1 (rapl: of whole nodes)" in table
+    assert "not measured: rapl: it is root's" in table
 
 
 def test_where_nothing_was_measured_it_says_why_and_nothing_of_an_older_study():

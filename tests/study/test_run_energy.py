@@ -81,7 +81,7 @@ def test_the_trial_is_told_with_its_kilowatt_hours(study):
 def test_the_closing_table_says_joules_source_and_co2e(study):
     lines = re.sub(r" +", " ", study.finished.output)
 
-    assert re.search(r"energy │ [\d.]+ kJ by rapl of whole nodes, \S+ kg CO2e", lines)
+    assert re.search(r"energy │ [\d.]+ kJ by rapl \(rapl: of whole nodes\), \S+ kg CO2e", lines)
     assert re.search(r"kJ of the best trial │ [\d.]+ at batch 16, [\d.]+ at batch 32", lines)
 
 

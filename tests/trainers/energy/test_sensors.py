@@ -128,5 +128,5 @@ def test_where_the_ranks_compute_is_enough_to_go_by_energy(gpus, sources):
 
 @pytest.mark.parametrize(("gpus", "sources"), [(("A100 GPU-1",), ("rapl",)), (("",), ())])
 def test_ranks_that_cannot_measure_what_the_study_goes_by_do_not_train(gpus, sources):
-    with pytest.raises(AllocationError, match="energy_kwh, and .* does not measure it here: rapl: it is root's"):
+    with pytest.raises(AllocationError, match=r"energy_kwh, and .* does not measure it here: rapl: it is root's"):
         require_energy(report(gpus, sources))
