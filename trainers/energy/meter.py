@@ -86,7 +86,7 @@ class NodeSampler:
 
     def __init__(self, gpus: Sequence[str]) -> None:
         self._wanted = [RAPL, *([NVML] if gpus else [])]
-        self._lost = "" if find_spec("perun") else "perun is not installed (the extra `energy`: docs/energy.md)"
+        self._lost = "" if find_spec("perun") else "perun is not installed (docs/energy.md)"
         self._process: subprocess.Popen[bytes] | None = None
         if not self._lost:
             self._process = subprocess.Popen(
