@@ -34,8 +34,8 @@ def set_counter(zone: Path, energy_uj: int) -> None:
 
 @contextmanager
 def counting_powercap(folder: Path) -> Iterator[Path]:
-    """The folder with one processor, which takes WATTS and begins anew within the first second."""
-    write_zone(folder / "intel-rapl:0", "package-0", LARGEST_UJ - WATTS * 500_000)
+    """The folder with one processor, which takes WATTS."""
+    write_zone(folder / "intel-rapl:0", "package-0")
     counting = subprocess.Popen([sys.executable, "-m", "tests.powercap", str(folder / "intel-rapl:0")])
     try:
         yield folder

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +16,16 @@ from storage.protocol.energy import EnergyReading
 from storage.protocol.records import CommunicatorReport
 from storage.protocol.variables import POWERCAP_DIR
 from tests.powercap import LARGEST_UJ, set_counter, write_zone
+from tests.waiting import wait_until
 from trainers.energy import meter, sensors
 from trainers.energy.meter import NodeSampler, gpus_on, require_energy
 from trainers.faults import AllocationError
 
 needs_perun = pytest.mark.skipif(not meter.find_spec("perun"), reason="perun, the extra `energy`, is not installed")
+needs_nvml = pytest.mark.skipif(
+    not (meter.find_spec("perun") and meter.find_spec("pynvml") and shutil.which("cc")),
+    reason="perun[nvidia], the extra `energy`, or a C compiler is not installed",
+)
 
 
 def missing(powercap, gpus=(), trials_on_machine=1) -> dict[str, str]:
@@ -130,3 +138,38 @@ def test_where_the_ranks_compute_is_enough_to_go_by_energy(gpus, sources):
 def test_ranks_that_cannot_measure_what_the_study_goes_by_do_not_train(gpus, sources):
     with pytest.raises(AllocationError, match=r"energy_kwh, and .* does not measure it here: rapl: it is root's"):
         require_energy(report(gpus, sources))
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch) -> None:
+    """For processes that are started: NVML with two GPUs, of 100 and 300 W."""
+    library, source = tmp_path / "libnvidia-ml.so.1", Path(__file__).with_name("nvml.c")
+    watts = ("-DWATTS_0=100", "-DWATTS_1=300")
+    subprocess.run(("cc", "-shared", "-fPIC", *watts, "-o", library, source), check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+
+
+@needs_nvml
+@pytest.mark.parametrize(("gpus", "watts"), [(["GPU-1"], 300), (["GPU-0", "GPU-1"], 400)])
+def test_the_power_of_the_ranks_gpus_is_integrated_and_not_that_of_others(two_gpus, gpus, watts):
+    sampler = NodeSampler(gpus)
+    sampler.read()
+    asked_s, before, answered_s = time.monotonic(), sampler.read(), time.monotonic()
+    wait_until(lambda: time.monotonic() - answered_s > 1.0)
+    asked_again_s, after, answered_again_s = time.monotonic(), sampler.read(), time.monotonic()
+
+    joules = after.since(before)["nvml"]
+
+    sampler.close()
+    assert watts * (asked_again_s - answered_s) <= joules <= watts * (answered_again_s - asked_s)
+
+
+@needs_nvml
+def test_a_gpu_that_nvml_does_not_know_is_no_smaller_sum(two_gpus):
+    sampler = NodeSampler(["GPU-0", "MIG-7"])
+
+    reading = sampler.read()
+
+    sampler.close()
+    assert reading.joules == {}
+    assert reading.missing["nvml"].startswith("NVML tells no power of MIG-7")
