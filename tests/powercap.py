@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +47,7 @@ def counting_powercap(folder: Path) -> Iterator[Path]:
 
 def _count(zone: Path) -> None:
     began_uj, began_s = int((zone / "energy_uj").read_text()), time.monotonic()
-    while True:
-        time.sleep(_TICK_S)
+    while not threading.Event().wait(_TICK_S):
         set_counter(zone, (began_uj + int((time.monotonic() - began_s) * WATTS * 1e6)) % (LARGEST_UJ + 1))
 
 
