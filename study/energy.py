@@ -46,8 +46,13 @@ def sources_in_words(measured: Sequence[TrialRecord]) -> str:
 
 def missing_in_words(records: Sequence[TrialRecord]) -> str:
     """Which counters trials lacked, and why, by the last one that did."""
-    found = [str(record.communicator.get("energy_missing", "")) for record in records]
-    return next((words for words in reversed(found) if words), "")
+    return next((words for record in reversed(records) if (words := _missing_to(record))), "")
+
+
+def _missing_to(record: TrialRecord) -> str:
+    found = record.communicator
+    is_lost = record.energy_j is None and bool(found.get("energy_sources"))
+    return str(found.get("energy_missing") or ("some epochs of a trial; its log says why" if is_lost else ""))
 
 
 def kg_co2e(measured: Sequence[TrialRecord]) -> float | None:

@@ -150,7 +150,7 @@ class StudyPlan:
     @property
     def trials_on_machine(self) -> int:
         """At once. A job has its nodes for itself, as far as is known here."""
-        return self.slots if self.site.slurm is None else 1
+        return 1 if self.site.slurm is not None else min(self.slots, self.config.study.total_trials)
 
     def code_sha256(self) -> str:
         """Of the source of all components that are not bundled, as it is now; empty if there are none.

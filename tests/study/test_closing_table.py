@@ -173,5 +173,8 @@ def test_trials_that_others_counters_measured_are_told_apart_from_those_that_non
 def test_where_nothing_was_measured_it_says_why_and_nothing_of_an_older_study():
     why = {"communicator": {"world_size": 2, "energy_missing": "rapl: perun is not installed"}}
 
+    lost = {"communicator": {"world_size": 2, "energy_sources": ["rapl"]}}
+
     assert "not measured: rapl: perun is not installed" in render(trial(0.5, **why))
+    assert "not measured: some epochs of a trial; its log says why" in render(trial(0.5, **lost))
     assert "energy" not in render(trial(0.5))

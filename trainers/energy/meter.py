@@ -42,11 +42,7 @@ class EnergyMeter:
     def complete(self, report: CommunicatorReport) -> CommunicatorReport:
         """The report with what can be measured and what cannot; the same on all ranks. A collective."""
         readings = self._gather(self._read())
-        joules = sum_by_counter([reading.joules for _, reading in readings])
-        missing = missing_on(readings)
-        if self._communicator.is_first:
-            self._say(f"{'+'.join(joules) or 'not measured'}{f' ({missing})' * bool(missing)}")
-        return replace(report, energy_sources=[*joules], energy_missing=missing)
+        return replace(report, energy_sources=[*self._sum(readings)], energy_missing=missing_on(readings))
 
     def begin(self) -> None:
         """An epoch, or the rest of one, begins. No collective."""
@@ -58,8 +54,7 @@ class EnergyMeter:
         Without a counter that one of the nodes lacks.
         """
         now = self._read()
-        readings = self._gather(EnergyReading(now.since(self._begun), now.missing))
-        return sum_by_counter([reading.joules for _, reading in readings])
+        return self._sum(self._gather(EnergyReading(now.since(self._begun), now.missing)))
 
     def _read(self) -> EnergyReading:
         return EnergyReading() if self._sampler is None else self._sampler.read()
@@ -70,11 +65,14 @@ class EnergyMeter:
         gathered = self._communicator.broadcast(self._communicator.gather(mine))
         return [each for each in gathered if each is not None]
 
-    def _say(self, words: str) -> None:
-        # Ranks that stay say it again only if it has changed.
-        if words != self._said:
-            print(f"energy: {words}", flush=True)
-        self._said = words
+    def _sum(self, readings: Sequence[tuple[str, EnergyReading]]) -> dict[str, float]:
+        """Of all nodes; says what is measured and what is not, once and whenever that has changed."""
+        joules = sum_by_counter([reading.joules for _, reading in readings])
+        said, why = self._said, missing_on(readings)
+        self._said = f"energy: {'+'.join(joules) or 'not measured'}{f' ({why})' if why else ''}"
+        if self._communicator.is_first and self._said != said:
+            print(self._said, flush=True)
+        return joules
 
 
 class NodeSampler:
