@@ -98,6 +98,8 @@ class SiteProfile(_Table):
     resident_ranks: bool = True
     """Whether ranks that have come to a result stay for the next trial of their allocation, which then need not import
     TensorFlow, meet and trace again."""
+    kg_co2e_per_kwh: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Of the site's electricity, its cooling included or not as the site wants it. None: no CO2e is said."""
     environment: dict[str, str] = {}
     """Added to the ranks' environment."""
     slurm: SlurmSettings | None = None

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from storage.database.schema import TrialRecord
 from study.display import format_parameters
+from study.energy import describe_energy
 from study.finished_trials import best_trial, completed_trials, eligible_trials, record_of
 from study.objectives import Objective, format_values, pareto_front
 from study.pruning_summary import describe_nodes, describe_pruning, is_held
@@ -61,6 +62,11 @@ def closing_table(
         table.add_row(
             "data plane", f"{record.data_plane}, {record.communicator['world_size']} ranks on {', '.join(record.hosts)}"
         )
+    if energy := describe_energy(_records(trials)):
+        table.add_row("energy", escape(energy))
+    if best is not None and (record := record_of(best)) is not None and record.energy_j_by_batch_size:
+        phases = {size: joules / 1000 for size, joules in record.energy_j_by_batch_size.items()}
+        table.add_row("kJ of the best trial", _by_phase(phases, "{:.4g}"))
     for trial in trials:
         if trial.state is TrialState.FAIL and (failed := record_of(trial)) is not None:
             table.add_row(f"trial {trial.number}", f"{failed.outcome}: {escape(failed.reason)}")

@@ -17,7 +17,7 @@ from storage.protocol.records import KINDS, SCORES, ComponentSpec, MovingStatist
 from study import catalog
 from study.budget import BudgetSettings
 from study.notify import StudyEnd
-from study.objectives import FURTHER_OBJECTIVES, Constraint, Objective
+from study.objectives import ENERGY, FURTHER_OBJECTIVES, Constraint, Objective
 from study.pruners import PRUNERS, NoPruner, PrunerError, PrunerTable
 from study.resources import ResourcesError, ResourceSettings
 from study.search_space import PARAMETER_TYPES, Scalar, SearchSpace
@@ -46,7 +46,7 @@ class StudySettings(_Table):
     """Validation score, maximised. Pruners, the best epoch and the best trial go by it alone."""
     objectives: tuple[str, ...] = ()
     """Several, the objective first; then scores, and with a minus before it what is to be low: node_hours, wall_s,
-    val_loss."""
+    val_loss, and energy_kwh where it is measured."""
     constraint: str | None = None
     """What a trial must keep to, such as node_hours <= 40: a trial that breaks it is not the best one. Samplers that
     learn keep away from it."""
@@ -116,6 +116,12 @@ class StudySettings(_Table):
     def goals(self) -> tuple[Objective, ...]:
         """All that is optimised, the objective first."""
         return tuple(Objective.parse(name) for name in self.objectives or (self.objective,))
+
+    @property
+    def needs_energy(self) -> bool:
+        """Whether a trial whose energy is not measured is of no use."""
+        named = [goal.name for goal in self.goals] + ([] if self.limit is None else [self.limit.name])
+        return ENERGY in named
 
 
 class TrainingSettings(_Table):

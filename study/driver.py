@@ -223,6 +223,7 @@ def _drive(
             view.notice,
             stop.is_requested,
             stop.pause,
+            plan.site.kg_co2e_per_kwh,
         )
         if plan.layout.nodes == 1 and plan.site.launcher == "mpirun" and not private_network.is_available():
             say("this kernel gives no private networks, so mpirun's control ports are open to others")

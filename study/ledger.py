@@ -87,6 +87,7 @@ class Ledger:
         notice: Told what a person should know while the database is waited for.
         is_hurried: Whether a person wants an end, which no waiting should delay.
         pause: Waits for so many seconds, or less when `is_hurried` becomes true.
+        kg_co2e_per_kwh: Of the site's electricity, where it is known.
     """
 
     def __init__(
@@ -102,11 +103,13 @@ class Ledger:
         notice: Callable[[str], None],
         is_hurried: Callable[[], bool],
         pause: Callable[[float], None],
+        kg_co2e_per_kwh: float | None = None,
     ) -> None:
         self._study, self._search_space, self._objectives = study, search_space, objectives
         self._objective, self._constraint = objectives[0].name, constraint
         self._calls, self._lease, self._clock = calls, lease, clock
         self._notice, self._is_hurried, self._pause = notice, is_hurried, pause
+        self._kg_co2e_per_kwh = kg_co2e_per_kwh
         # Optuna's own storage interface: a Trial object cannot overwrite an epoch that a lost attempt had reported.
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
@@ -203,7 +206,7 @@ class Ledger:
             if stored.get(metrics.epoch) != metrics.score(self._objective):
                 self.record_epoch(number, metrics)
         self.record_attempts(number, ends)
-        record = schema.trial_record(tell.outcome, tell.reason, ends, last_epoch)
+        record = schema.trial_record(tell.outcome, tell.reason, ends, last_epoch, self._kg_co2e_per_kwh)
         self._set_attributes(number, record.attributes())
         values = None
         if tell.value is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from storage.database.schema import TrialRecord
+from storage.protocol.energy import JOULES_PER_KWH
 from storage.protocol.records import SCORES, Outcome
 
 if TYPE_CHECKING:
@@ -24,10 +25,14 @@ def _val_loss(record: TrialRecord) -> float | None:
     return losses[record.counted_epoch] if record.counted_epoch is not None else None
 
 
+ENERGY = "energy_kwh"
+"""Of all attempts. Only where it is measured: a study that names it does not begin elsewhere."""
+
 _COSTS: dict[str, Callable[[TrialRecord], float | None]] = {
     "val_loss": _val_loss,
     "node_hours": lambda record: record.node_hours,
     "wall_s": lambda record: record.wall_s,
+    ENERGY: lambda record: None if record.energy_j is None else record.energy_j / JOULES_PER_KWH,
 }
 # Not of every data set: a trial may not report it.
 _MEASURED = tuple(score for score in SCORES if score != "accuracy_top5")
@@ -42,7 +47,7 @@ class Objective:
     """One number of a trial, and which end of it is the better one."""
 
     name: str
-    """Of SCORES, or val_loss, node_hours or wall_s."""
+    """Of SCORES, or val_loss, node_hours, wall_s or energy_kwh."""
     is_minimised: bool = False
 
     @classmethod
@@ -131,7 +136,11 @@ def pareto_front(eligible: Sequence[Completed], objectives: Sequence[Objective])
 
 def format_values(values: Sequence[float], objectives: Sequence[Objective]) -> str:
     """Such as f1_micro 0.6912, node_hours 0.0213."""
-    return ", ".join(f"{each.name} {value:.4f}" for each, value in zip(objectives, values, strict=True))
+    return ", ".join(
+        # Of a short training, the kilowatt-hours have no four digits.
+        f"{each.name} {value:{'.3g' if 0 < value < 0.001 else '.4f'}}"
+        for each, value in zip(objectives, values, strict=True)
+    )
 
 
 def _measured(name: str, record: TrialRecord) -> float | None:

@@ -13,6 +13,7 @@ from cluster.profile import SiteProfile
 from cluster.toml_tables import check_text
 from storage.protocol.attempts import AttemptRequest, RankLayout
 from storage.protocol.records import KINDS, ComponentSpec, RankGrowth, TrialSpec
+from storage.protocol.variables import REQUIRES_ENERGY, TRIALS_ON_MACHINE
 from study.config import StudyConfig
 from study.own_code import CodeFolders
 from study.seeds import derive_seed
@@ -126,7 +127,7 @@ class StudyPlan:
             layout=self.layout_at(epochs_done),
             launcher_name=self.site.launcher,
             launcher_options=self.site.launcher_options,
-            environment=self.site.rank_environment,
+            environment=self.rank_environment,
             grace_s=self.site.checkpoint_grace_s,
             rendezvous_timeout_s=self.site.rendezvous_timeout_s,
             heartbeat_timeout_s=self.site.heartbeat_timeout_s,
@@ -135,6 +136,21 @@ class StudyPlan:
             code_folders=self.code_folders.paths,
             code_sha256=self.code_sha256(),
         )
+
+    @property
+    def rank_environment(self) -> dict[str, str]:
+        """What site and study add to the ranks' environment."""
+        environment = self.site.rank_environment
+        if self.config.study.needs_energy:
+            environment |= {REQUIRES_ENERGY: "1"}
+        if self.trials_on_machine > 1:
+            environment |= {TRIALS_ON_MACHINE: str(self.trials_on_machine)}
+        return environment
+
+    @property
+    def trials_on_machine(self) -> int:
+        """At once. A job has its nodes for itself, as far as is known here."""
+        return 1 if self.site.slurm is not None else min(self.slots, self.config.study.total_trials)
 
     def code_sha256(self) -> str:
         """Of the source of all components that are not bundled, as it is now; empty if there are none.

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import psutil
 
 from cluster.attempt import trainer_environment
 from cluster.diagnosis import cause
-from storage.protocol.codec import from_json
+from storage.protocol.codec import RecordError, from_json
+from storage.protocol.energy import RAPL, EnergyReading
 from storage.protocol.files import write_atomically
 from storage.protocol.records import spec_sha256
 from storage.protocol.trial_dir import TrialDir
 from storage.protocol.workload import WORKLOAD_FILE, Workload
 from study.config import ConfigError
+from study.objectives import ENERGY
 from study.plan import StudyPlan
 from study.search_space import Choices
 
@@ -44,6 +47,7 @@ _NOT_BUILT = (
 )
 # TensorFlow's start on a busy login node, the decoding of a data set that no trial has used yet, and a step.
 _WITHIN_S = 3600
+_ENERGY_WITHIN_S = 120
 
 
 def check(plan: StudyPlan, say: Callable[[str], None], build: bool = True) -> tuple[Workload, ...]:
@@ -57,6 +61,8 @@ def check(plan: StudyPlan, say: Callable[[str], None], build: bool = True) -> tu
     Raises:
         ConfigError: With the trainer's own words.
     """
+    if plan.config.study.needs_energy:
+        _require_energy(plan)
     with tempfile.TemporaryDirectory(prefix="switchyard-preflight-") as scratch:
         trials = []
         for number, sampled in enumerate(_samples(plan)):
@@ -93,6 +99,40 @@ def _run(plan: StudyPlan, folders: list[Path], build: bool) -> None:
         raise ConfigError(f"model and data set were not built within {_WITHIN_S // 60} minutes") from None
     if done.returncode:
         raise ConfigError(cause(done.stderr) or f"the preflight ended with exit code {done.returncode}")
+
+
+def _require_energy(plan: StudyPlan) -> None:
+    """Refuse a study that goes by an energy that nobody will measure, as far as this machine can tell.
+
+    Raises:
+        ConfigError: With what is missing.
+    """
+    why = "" if find_spec("perun") else "perun is not installed (the extra `energy`)"
+    # On nodes and of GPUs, the ranks find out, before epoch 0.
+    if not why and plan.site.slurm is None and not plan.site.gpus_per_node:
+        reading = _read_energy(plan)
+        why = "" if RAPL in reading.joules else reading.missing.get(RAPL, "there is no counter")
+    if why:
+        raise ConfigError(
+            f"the study goes by {ENERGY}, which cannot be measured here: {why}; docs/energy.md says what it takes, or "
+            f"leave {ENERGY} out"
+        )
+
+
+def _read_energy(plan: StudyPlan) -> EnergyReading:
+    """What the ranks' own sampler says on this machine."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainers.energy"],
+            env=trainer_environment({**os.environ, **plan.rank_environment}, plan.code_folders.paths),
+            input="\n",
+            capture_output=True,
+            text=True,
+            timeout=_ENERGY_WITHIN_S,
+        )
+        return from_json(EnergyReading, done.stdout)
+    except (subprocess.TimeoutExpired, RecordError) as error:
+        return EnergyReading(missing={RAPL: f"its sampler does not answer: {error}"})
 
 
 def _memory_of_a_rank(plan: StudyPlan) -> float | None:

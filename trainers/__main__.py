@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from storage.protocol.exit_codes import ExitCode
 from storage.protocol.records import EpochMetrics, Outcome, TrialResult, TrialSpec
 from storage.protocol.trial_dir import AttemptDir, TrialDir, TrialDirError
-from storage.protocol.variables import REQUIRED_BACKEND
+from storage.protocol.variables import REQUIRED_BACKEND, REQUIRES_ENERGY
 from trainers.data_plane import require_data_plane
 from trainers.faults import AgreedError, AllocationError, SpecError, SupersededError, exit_code_of
 from trainers.lean_imports import import_tensorflow
@@ -28,6 +29,7 @@ from trainers.preflight import check_spec
 
 if TYPE_CHECKING:
     from trainers.communicator import Communicator
+    from trainers.energy.meter import EnergyMeter
     from trainers.train import Training
 
 
@@ -44,7 +46,7 @@ def main() -> int:
     from trainers.communicator import Communicator
 
     communicator = Communicator()
-    before: Training | None = None
+    before: _Before | None = None
     while True:
         ended = _run_trial(trial, own_attempt, arguments.threads, communicator, is_interrupted, before)
         if isinstance(ended, ExitCode):
@@ -92,25 +94,31 @@ def _wait_for_next(
     return None if path is None else AttemptDir(path)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What these ranks have of the trial that they trained before."""
+
+    training: Training
+    meter: EnergyMeter
+
+
 def _run_trial(
     trial: TrialDir,
     own_attempt: AttemptDir | None,
     threads_per_rank: int | None,
     communicator: Communicator,
     is_interrupted: Callable[[], bool],
-    before: Training | None,
-) -> tuple[TrialResult, Training] | ExitCode:
-    """Train to a result, or end as all ranks have agreed to.
-
-    Args:
-        before: What these ranks trained before.
-    """
+    before: _Before | None,
+) -> tuple[TrialResult, _Before] | ExitCode:
+    """Train to a result, or end as all ranks have agreed to."""
     from trainers.checkpoint import CheckpointOwner
     from trainers.communicator import configure_threads
+    from trainers.energy.meter import EnergyMeter, require_energy
     from trainers.train import build_training, train
 
     try:
-        spec = communicator.run_on_all_ranks(lambda: _checked_spec(trial, own_attempt, communicator, before))
+        trained = None if before is None else before.training
+        spec = communicator.run_on_all_ranks(lambda: _checked_spec(trial, own_attempt, communicator, trained))
         threads = configure_threads(threads_per_rank, spec.deterministic)
         number = None if own_attempt is None else own_attempt.number
         attempt = AttemptDir(communicator.broadcast(_open_attempt(trial, number, communicator.is_first)))
@@ -121,8 +129,15 @@ def _run_trial(
             communicator.watchdog.publish_to(attempt.write_heartbeat)
         communicator.run_on_all_ranks(lambda: require_data_plane(report, os.environ.get(REQUIRED_BACKEND, "gloo")))
         owner = CheckpointOwner(spec.study_uuid, spec_sha256)
-        training = build_training(spec, communicator, before)
-        result = train(training, attempt, owner, is_interrupted, _reporter(attempt, spec))
+        # Its processes start while the model is built.
+        meter = EnergyMeter(communicator, report) if before is None else before.meter
+        training = build_training(spec, communicator, trained)
+        report = meter.complete(report)
+        if communicator.is_first:
+            attempt.write_communicator(report)
+        if REQUIRES_ENERGY in os.environ:
+            communicator.run_on_all_ranks(lambda: require_energy(report))
+        result = train(training, attempt, owner, is_interrupted, _reporter(attempt, spec), meter)
     except (AgreedError, SupersededError) as error:
         # Every rank has it; one says so.
         if communicator.is_first:
@@ -138,7 +153,7 @@ def _run_trial(
     if communicator.is_first:
         communicator.watchdog.stop_publishing()
         _finish(attempt, result)
-    return result, training
+    return result, _Before(training, meter)
 
 
 def _checked_spec(

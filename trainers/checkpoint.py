@@ -60,6 +60,8 @@ class Progress:
     train_s: float = 0.0
     wall_s: float = 0.0
     """Of the epoch, by the attempts before this one."""
+    energy_by_counter_j: dict[str, float] = field(default_factory=dict)
+    """In that time."""
     first_batch_s: float = 0.0
 
     @property

@@ -62,6 +62,11 @@ class Communicator:
         """Whether this is rank 0, the one that writes files."""
         return hvd.rank() == 0
 
+    @property
+    def is_first_on_node(self) -> bool:
+        """Whether this rank is the one that does what each node needs once."""
+        return hvd.local_rank() == 0
+
     def report(self, threads_per_rank: int) -> CommunicatorReport:
         """What the ranks found out about themselves; the same on all ranks."""
         facts = self._host.allgather((socket.gethostname(), self._own_gpu(), self._try_data_plane()))

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from storage.protocol.energy import sum_by_counter
 from storage.protocol.records import (
     ClassScores,
     EpochMetrics,
@@ -58,6 +59,7 @@ from trainers.tasks import Task, build_task
 
 if TYPE_CHECKING:
     from trainers.communicator import Communicator
+    from trainers.energy.meter import EnergyMeter
 
 # Over all ranks: Wu and Johnson (2021) find a thousand to ten thousand samples enough.
 _CALIBRATION_SAMPLES = 4096
@@ -279,6 +281,7 @@ def train(
     owner: CheckpointOwner,
     is_interrupted: Callable[[], bool],
     report: Callable[[EpochMetrics], None],
+    meter: EnergyMeter,
 ) -> TrialResult:
     """Train from the checkpoint, or from the beginning, to an end.
 
@@ -286,6 +289,7 @@ def train(
         owner: The trial, as its checkpoints name it.
         is_interrupted: Whether this rank has been asked to make room; all ranks then save and pause.
         report: Called on rank 0 with each finished epoch.
+        meter: Counts the energy of each epoch.
 
     Raises:
         AgreedError: The checkpoint cannot be used.
@@ -307,6 +311,7 @@ def train(
 
     while not _is_over(spec, progress.history):
         started = time.perf_counter()
+        meter.begin()
         epoch, history = progress.epoch, progress.history
         if not _has_its_ranks(training, epoch):
             return ends(Outcome.HELD, f"epoch {epoch} takes {spec.world_size_at(epoch)} ranks")
@@ -316,6 +321,7 @@ def train(
         set_momentum_power(training, global_batch_size)
         train_epoch(training, progress, plan, demands.agree)
         if progress.loader_batches < plan.loader_batches(samples_per_rank(training)):
+            progress.energy_by_counter_j = energy_so_far(progress, meter)
             progress.wall_s += time.perf_counter() - started
             save()
             return ends(Outcome.PAUSED, "interrupted inside an epoch; the checkpoint holds the place")
@@ -338,6 +344,7 @@ def train(
             samples=int(samples),
             samples_per_s=samples / progress.train_s,
             first_batch_s=progress.first_batch_s,
+            energy_by_counter_j=energy_so_far(progress, meter),
             wall_s=progress.wall_s + time.perf_counter() - started,
         )
         if communicator.is_first:
@@ -376,6 +383,12 @@ def train(
 def _score_test(training: Training, test: SampleSource, thresholds: Sequence[float]) -> SplitScores:
     evaluation = evaluate(training, test, thresholds)
     return SplitScores(len(test), evaluation.loss, evaluation.scores, evaluation.classes)
+
+
+def energy_so_far(progress: Progress, meter: EnergyMeter) -> dict[str, float]:
+    """Joules of the epoch under way, in earlier attempts and in this one. A collective."""
+    now = meter.since_begun()
+    return sum_by_counter([progress.energy_by_counter_j, now]) if progress.wall_s else now
 
 
 def _is_over(spec: TrialSpec, history: Sequence[EpochMetrics]) -> bool:

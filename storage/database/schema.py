@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage.protocol.attempts import AttemptEnd, counted_epoch, merge_epochs
 from storage.protocol.codec import RecordError, from_plain, to_plain
+from storage.protocol.energy import JOULES_PER_KWH, sum_by_counter
 from storage.protocol.records import EpochMetrics
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ VERDICTS = "verdicts"
 UNDER_WAY = "under_way"
 """Of a trial that was sampled: numbers of those before it that were not told then. All others were."""
 _CURVE = "epochs:"
-CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_micro", "f1_macro", "samples_per_s", "wall_s")
-"""Fields of EpochMetrics that are kept for every epoch; the objective is the trial's intermediate value."""
+CURVES = ("global_batch_size", "train_loss", "val_loss", "f1_micro", "f1_macro", "samples_per_s", "wall_s", "energy_j")
+"""What of EpochMetrics is kept for every epoch; the objective is the trial's intermediate value."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,16 @@ class TrialRecord:
     images_per_s_by_batch_size: dict[str, float] = field(default_factory=dict)
     """Mean over the epochs of each global batch size: one entry per phase of the training."""
     epoch_s_by_batch_size: dict[str, float] = field(default_factory=dict)
+    energy_j: float | None = None
+    """Of all epochs of all its attempts; None: an epoch was not measured."""
+    energy_source: str = ""
+    """The counters that were added up, such as nvml+rapl."""
+    energy_j_by_batch_size: dict[str, float] = field(default_factory=dict)
+    """Of the epochs that led to its result: one entry per phase of the training."""
+    energy_repeated_j: float | None = None
+    """Of epochs that were trained again, after a loss: what the phases lack of `energy_j`."""
+    kg_co2e: float | None = None
+    """Of `energy_j`, by the constant of the site at which the trial ended; None: it has none."""
     curves: dict[str, list[float | None]] = field(default_factory=dict)
     """By the names of CURVES: one value per epoch, None where it is not finite."""
     hosts: list[str] = field(default_factory=list)
@@ -175,11 +186,18 @@ class TrialRecord:
         return from_plain(cls, {**absent, **attributes, "curves": curves}, ignore_unknown=True)
 
 
-def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], last_epoch: int | None = None) -> TrialRecord:
+def trial_record(
+    outcome: str,
+    reason: str,
+    ends: Sequence[AttemptEnd],
+    last_epoch: int | None = None,
+    kg_co2e_per_kwh: float | None = None,
+) -> TrialRecord:
     """What is to be stored of a trial that is over. Pure.
 
     Args:
         last_epoch: That of a trial that was stopped, which is the one that counts; later ones were trained in vain.
+        kg_co2e_per_kwh: Of the site's electricity, where it is known.
     """
     epochs, result = merge_epochs(ends), ends[-1].result if ends else None
     counted = counted_epoch(ends) if epochs else None
@@ -190,6 +208,7 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], last_epo
     report = next((end.communicator for end in reversed(ends) if end.communicator is not None), None)
     facts = {} if report is None else to_plain(report)
     facts.pop("spec_sha256", None)
+    energy = _energy_of(ends, epochs)
     tails = [end.log_tail for end in ends if end.log_tail]
     return TrialRecord(
         outcome=outcome,
@@ -205,7 +224,14 @@ def trial_record(outcome: str, reason: str, ends: Sequence[AttemptEnd], last_epo
         test=to_plain(result.test) if result is not None and result.test is not None else {},
         images_per_s_by_batch_size=_mean_by_batch_size(epochs, "samples_per_s"),
         epoch_s_by_batch_size=_mean_by_batch_size(epochs, "wall_s"),
-        curves={name: [_finite(getattr(metrics, name)) for metrics in epochs] for name in CURVES} if epochs else {},
+        energy_j=None if energy is None else energy.joules,
+        energy_source="" if energy is None else energy.source,
+        energy_j_by_batch_size={} if energy is None else energy.by_batch_size,
+        energy_repeated_j=None if energy is None else energy.repeated_j,
+        kg_co2e=None
+        if energy is None or kg_co2e_per_kwh is None
+        else round(energy.joules / JOULES_PER_KWH * kg_co2e_per_kwh, 9),
+        curves=_curves(epochs),
         hosts=sorted(set(facts.pop("hosts", []))),
         data_plane=facts.pop("data_plane", ""),
         communicator=facts,
@@ -261,6 +287,47 @@ def _mean_by_batch_size(epochs: Sequence[EpochMetrics], name: str) -> dict[str, 
     return {str(size): round(fmean(values), 4) for size, values in phases.items()}
 
 
-def _finite(value: float) -> float | None:
+@dataclass(frozen=True)
+class _Energy:
+    joules: float
+    source: str
+    by_batch_size: dict[str, float]
+    repeated_j: float
+
+
+def _energy_of(ends: Sequence[AttemptEnd], epochs: Sequence[EpochMetrics]) -> _Energy | None:
+    """What all epochs of all attempts took; None if one was not measured.
+
+    Args:
+        epochs: Those of `ends` that count.
+    """
+    trained = [metrics for end in ends for metrics in end.epochs]
+    # A line of an attempt's file may be lost, and the epoch be in the result all the same.
+    known = {metrics.epoch for metrics in trained}
+    trained += [metrics for metrics in epochs if metrics.epoch not in known]
+    # Of a counter that was missing in one epoch, nobody knows the trial's sum.
+    counters = sorted(sum_by_counter([metrics.energy_by_counter_j for metrics in (*trained, *epochs)]))
+    if not counters:
+        return None
+    phases: dict[int, list[float]] = defaultdict(list)
+    for metrics in epochs:
+        phases[metrics.global_batch_size] += [metrics.energy_by_counter_j[counter] for counter in counters]
+    total = math.fsum(metrics.energy_by_counter_j[counter] for metrics in trained for counter in counters)
+    counted = math.fsum(math.fsum(parts) for parts in phases.values())
+    return _Energy(
+        joules=round(total, 3),
+        source="+".join(counters),
+        by_batch_size={str(size): round(math.fsum(parts), 3) for size, parts in phases.items()},
+        repeated_j=round(max(0.0, total - counted), 3),
+    )
+
+
+def _curves(epochs: Sequence[EpochMetrics]) -> dict[str, list[float | None]]:
+    curves = {name: [_finite(getattr(metrics, name)) for metrics in epochs] for name in CURVES}
+    # Most machines measure none.
+    return {name: curve for name, curve in curves.items() if epochs and (name != "energy_j" or any(curve))}
+
+
+def _finite(value: float | None) -> float | None:
     """JSON has no NaN, and the dashboard's parser refuses it."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

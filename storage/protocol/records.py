@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -226,6 +227,14 @@ class EpochMetrics:
     """Duration of the whole epoch, training and evaluation."""
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     """On the validation split, by the names of SCORES; empty in what older versions wrote."""
+    energy_by_counter_j: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Joules of all nodes in `wall_s`, by the counters that all of them have (storage.protocol.energy). Empty: nobody
+    measured them."""
+
+    @property
+    def energy_j(self) -> float | None:
+        """The sum over the counters."""
+        return math.fsum(self.energy_by_counter_j.values()) if self.energy_by_counter_j else None
 
     def score(self, name: str) -> float:
         """A validation score.
@@ -286,6 +295,10 @@ class CommunicatorReport:
     versions: dict[str, str]
     spec_sha256: str = ""
     """Of what they train, as they read it; empty in what older versions wrote."""
+    energy_sources: list[str] = dataclasses.field(default_factory=list)
+    """Counters of energy that all nodes have."""
+    energy_missing: str = ""
+    """Which ones a node lacks, and why; empty if none is missing, and in what older versions wrote."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-from study.reporting import curves, figures, parameter_figures, summary, tables_of_trials
+from study.reporting import curves, figures, parameter_figures, summary, tables_of_energy, tables_of_trials
 from study.reporting.chart import Figure
 from study.reporting.compare_arms import Comparison, compare_arms
 from study.reporting.importance import importances
@@ -186,7 +186,13 @@ def _throughput(arms: Sequence[Arm]) -> Section:
 
 
 def _faults(arms: Sequence[Arm]) -> Section:
-    made = [tables_of_trials.cost(arms), tables_of_trials.attempts(arms), tables_of_trials.faults(arms)]
+    made = [
+        tables_of_trials.cost(arms),
+        tables_of_energy.energy(arms),
+        tables_of_energy.energy_by_phase(arms),
+        tables_of_trials.attempts(arms),
+        tables_of_trials.faults(arms),
+    ]
     return Section("faults", "Cost, faults and lost work", tables=_present(made))
 
 

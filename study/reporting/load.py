@@ -369,12 +369,14 @@ def _checked(record: TrialRecord | None) -> TrialRecord | None:
     if record is None:
         return None
     numbers: dict[str, float | None] = {"wall_s": record.wall_s, "node_hours": record.node_hours, **record.scores}
+    if record.energy_j is not None:
+        numbers |= {"energy_j": record.energy_j, "energy_repeated_j": record.energy_repeated_j or 0.0}
     if record.is_completed:
         numbers |= {"f1_micro": record.f1_micro, "f1_macro": record.f1_macro}
     for name, value in numbers.items():
         if value is None or not math.isfinite(value):
             raise RecordError(f"TrialRecord.{name} is {value!r}; it must be a finite number.")
-    for name in ("images_per_s_by_batch_size", "epoch_s_by_batch_size"):
+    for name in ("images_per_s_by_batch_size", "epoch_s_by_batch_size", "energy_j_by_batch_size"):
         for size, value in getattr(record, name).items():
             if not size.isdecimal() or not math.isfinite(value):
                 raise RecordError(f"TrialRecord.{name} has {size!r}: {value!r}; it must be a batch size and a number.")

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from statistics import stdev
 
 from study.display import format_parameters
+from study.energy import describe_energy
 from study.reporting import statistics
 from study.reporting.compare_arms import Comparison
 from study.reporting.load import Arm, Configuration
 from study.reporting.statistics import Estimate
 from study.reporting.summary import paired
 from study.reporting.tables import Cell, Column, ReportTable
+from study.reporting.tables_of_energy import measured
 from study.reporting.wording import duration, epoch_rule, label_of, number, seeds, with_interval
 
 
@@ -20,6 +22,9 @@ def by_study(arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> ReportTa
     """One column per study."""
     speed_ups = {comparison.other.name: comparison.speed_up for comparison in comparisons}
     columns = [_side(arm, speed_ups.get(arm.name)) for arm in arms]
+    if any(measured(arm) for arm in arms):
+        for arm, column in zip(arms, columns, strict=True):
+            column["energy"] = describe_energy(arm.records)
     return ReportTable(
         "studies",
         "studies",

@@ -14,6 +14,7 @@ _LABELS = {
     "node_hours": "node-hours",
     "wall_s": "seconds",
     "val_loss": "validation loss",
+    "energy_kwh": "kWh",
 }
 
 

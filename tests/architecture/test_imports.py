@@ -23,6 +23,8 @@ WHO_MAY_IMPORT = {
     "optuna": ("study/", "storage/"),
     "sqlalchemy": ("study/", "storage/"),
     "psycopg": ("storage/",),
+    # An optional extra that takes seconds to import, and starts processes.
+    "perun": ("trainers/energy/sensors.py",),
     # The driver and the runners meet in one folder.
     "dask": ("cluster/",),
     "distributed": ("cluster/",),

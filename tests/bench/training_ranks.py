@@ -28,6 +28,7 @@ from trainers.checkpoint import CheckpointOwner, Progress
 from trainers.communicator import Communicator, configure_threads
 from trainers.datasets import Dataset
 from trainers.demand import Demand
+from trainers.energy.meter import EnergyMeter
 from trainers.loader import read_batches, training_order
 from trainers.train import Training, build_training, train, train_epoch
 
@@ -142,7 +143,8 @@ def switch_costs(training: Training) -> dict[str, float]:
         attempt = TrialDir(Path(scratch)).new_attempt()
         timed = dataclasses.replace(training, train_step=timed_step)
         owner = CheckpointOwner(study_uuid="", spec_sha256="")
-        train(timed, attempt, owner, is_interrupted=lambda: False, report=epochs.append)
+        meter = EnergyMeter(training.communicator, training.communicator.report(threads_per_rank=1))
+        train(timed, attempt, owner, lambda: False, epochs.append, meter)
     if not training.communicator.is_first:
         return {}
     per_epoch = len(training.train) // training.spec.world_size // training.spec.loader_batch_size

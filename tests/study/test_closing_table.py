@@ -133,3 +133,48 @@ def test_the_table_says_what_was_pruned_held_and_promoted_and_what_it_cost():
 
 def test_without_a_pruner_the_table_says_nothing_of_one():
     assert "pruner" not in render(trial(0.5))
+
+
+MEASURED = {
+    "energy_j": 1.8e6,
+    "energy_source": "nvml+rapl",
+    "energy_repeated_j": 0.0,
+    "energy_j_by_batch_size": {"16": 1.2e6, "32": 0.6e6},
+    "epochs:f1_micro": [0.5],
+}
+
+
+def test_it_says_what_the_trials_consumed_and_by_which_counters():
+    table = render(trial(0.5, **MEASURED), trial(0.75, **{**MEASURED, "energy_repeated_j": 0.9e6}))
+
+    assert "1 kWh by nvml+rapl (rapl: of whole nodes), 0.25 kWh of it for epochs that were trained again" in table
+    assert "1200 at batch 16, 600 at batch 32" in table
+    assert "CO2e" not in table
+
+
+def test_co2e_is_that_of_all_measured_trials_or_is_not_said():
+    measured = trial(0.5, kg_co2e=0.25, **MEASURED)
+
+    assert ", 0.5 kg CO2e" in render(measured, measured)
+    assert "CO2e" not in render(measured, trial(0.5, **MEASURED))
+
+
+def test_trials_that_others_counters_measured_are_told_apart_from_those_that_none_did():
+    why = {"communicator": {"world_size": 2, "energy_missing": "rapl: it is root's"}}
+    only_gpus = {**MEASURED, "energy_source": "nvml", **why}
+    unmeasured = trial(0.5, **{"epochs:f1_micro": [0.5]}, **why)
+
+    table = render(trial(0.5, **MEASURED), trial(0.6, **only_gpus), unmeasured)
+
+    assert "1 kWh in 2 of 3 trials, by nvml+rapl in 1, nvml in 1 (rapl: of whole nodes)" in table
+    assert "not measured: rapl: it is root's" in table
+
+
+def test_where_nothing_was_measured_it_says_why_and_nothing_of_an_older_study():
+    why = {"communicator": {"world_size": 2, "energy_missing": "rapl: perun is not installed"}}
+
+    lost = {"communicator": {"world_size": 2, "energy_sources": ["rapl"]}}
+
+    assert "not measured: rapl: perun is not installed" in render(trial(0.5, **why))
+    assert "not measured: some epochs of a trial; its log says why" in render(trial(0.5, **lost))
+    assert "energy" not in render(trial(0.5))

@@ -54,6 +54,14 @@ def test_an_objective_is_a_number_of_the_trial_in_the_epoch_that_counts(name, va
     assert Objective.parse(name).value_of(counted) == value
 
 
+def test_the_energy_of_all_attempts_is_an_objective_and_a_constraint():
+    measured = record(energy_j=7.2e6)
+
+    assert Objective.parse("-energy_kwh").value_of(measured) == 2.0
+    assert Constraint.parse("energy_kwh <= 1.5").violation(measured) == 0.5
+    assert Objective.parse("-energy_kwh").value_of(record()) == math.inf
+
+
 def test_a_trial_that_diverged_is_worth_nothing_and_has_cost_what_it_has_cost():
     diverged = record(outcome="diverged", f1_micro=0.5, curves={"val_loss": [None]}, counted_epoch=0)
 

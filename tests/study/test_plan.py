@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.toml_tables import TablesError
+from storage.protocol.variables import REQUIRES_ENERGY, TRIALS_ON_MACHINE
 from study.seeds import derive_seed
 from tests.study.fakes import new_plan
 
@@ -73,3 +74,12 @@ def test_a_plan_is_never_changed(tmp_path, name):
         plan.slots = 3
     assert Path(plan.folder).is_absolute()
     assert plan.folder.name == "small"
+
+
+def test_the_ranks_know_that_the_study_goes_by_energy_and_who_else_heats_the_machine(tmp_path):
+    alone = new_plan(tmp_path)
+    several = new_plan(tmp_path, "study.constraint='energy_kwh <= 2'", at_once=2)
+
+    assert {REQUIRES_ENERGY, TRIALS_ON_MACHINE}.isdisjoint(alone.request(0, 1, 60.0).environment)
+    assert {REQUIRES_ENERGY: "1", TRIALS_ON_MACHINE: "2"}.items() <= several.request(0, 1, 60.0).environment.items()
+    assert TRIALS_ON_MACHINE not in new_plan(tmp_path, "study.trials=1", at_once=2).rank_environment

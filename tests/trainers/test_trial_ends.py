@@ -17,7 +17,7 @@ from storage.protocol.codec import to_json
 from storage.protocol.exit_codes import ExitCode
 from storage.protocol.records import ComponentSpec, Outcome, spec_sha256
 from storage.protocol.trial_dir import AttemptDir, FailureNote, TrialDir
-from storage.protocol.variables import REQUIRED_BACKEND
+from storage.protocol.variables import POWERCAP_DIR, REQUIRED_BACKEND, REQUIRES_ENERGY
 from tests.trainers.tiny_trial import (
     DEADLINE_S,
     TRAIN,
@@ -277,6 +277,19 @@ def test_ranks_whose_gradients_would_take_a_slower_way_than_the_site_asks_for_en
     # What was found out is kept for whoever wonders why.
     assert attempt.read_communicator().data_plane == "mpi"
     assert attempt.read_metrics() == []
+
+
+def test_ranks_that_cannot_measure_what_their_study_goes_by_end_before_the_first_epoch(tmp_path):
+    nothing_to_read = {REQUIRES_ENERGY: "1", POWERCAP_DIR: str(tmp_path)}
+    request = dataclasses.replace(open_attempt(tmp_path / "trial", SPEC), environment=nothing_to_read)
+
+    with start_ranks(request) as ranks:
+        _, errors = ranks.communicate(timeout=DEADLINE_S)
+
+    assert ranks.returncode == ExitCode.UNUSABLE_ALLOCATION
+    assert "error: the study goes by energy_kwh, and rapl does not measure it here: rapl: " in errors
+    assert attempt_of(request).read_communicator().energy_missing.startswith("rapl: ")
+    assert attempt_of(request).read_metrics() == []
 
 
 def test_an_mpi_that_threads_may_not_share_is_refused_before_epoch_0(tmp_path):

@@ -152,5 +152,5 @@ def run_program(name: str, *arguments: str | Path, ranks: int = 2, **environment
 
 def without_times(epochs: tuple[EpochMetrics, ...] | list[EpochMetrics]) -> list[dict[str, Any]]:
     """All of the metrics that a repetition must give again, bit by bit."""
-    times = ("samples_per_s", "first_batch_s", "wall_s")
+    times = ("samples_per_s", "first_batch_s", "wall_s", "energy_by_counter_j")
     return [{name: value for name, value in vars(metrics).items() if name not in times} for metrics in epochs]

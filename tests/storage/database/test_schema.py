@@ -23,6 +23,10 @@ def ended(*epochs: EpochMetrics, wall_s: float = 10.0) -> AttemptEnd:
     )
 
 
+def measured(metrics: EpochMetrics, **joules: float) -> EpochMetrics:
+    return replace(metrics, energy_by_counter_j=joules)
+
+
 def test_a_record_covers_all_attempts_of_a_trial_lost_ones_included():
     first = AttemptEnd(
         None, Failure.CRASHED, "Segmentation fault", 139, 7.0, (EPOCH,), COMMUNICATOR, "the end of its log", nodes=2
@@ -49,7 +53,7 @@ def test_a_record_comes_back_out_of_a_trials_attributes():
 
 
 def test_every_curve_has_an_attribute_of_its_own_which_the_dashboard_can_show():
-    attributes = trial_record("completed", "", [ended(EPOCH)]).attributes()
+    attributes = trial_record("completed", "", [ended(measured(EPOCH, rapl=2.0))]).attributes()
 
     assert {f"epochs:{name}" for name in schema.CURVES} <= attributes.keys()
 
@@ -100,3 +104,44 @@ def test_verdicts_and_what_is_spent_are_read_as_they_were_written_and_are_nothin
     assert schema.read_verdicts({schema.VERDICTS: json.loads(json.dumps([to_plain(verdict)]))}) == [verdict]
     assert schema.read_spent({schema.SPENT: json.loads(json.dumps(to_plain(spent)))}) == spent
     assert (schema.read_verdicts({}), schema.read_spent({})) == ([], SpentRow())
+
+
+def test_a_trial_has_the_joules_of_its_phases_and_of_epochs_that_were_trained_again():
+    def epoch(number: int, **joules: float) -> EpochMetrics:
+        return measured(replace(EPOCH, epoch=number, global_batch_size=16 if number < 2 else 32), **joules)
+
+    lost = AttemptEnd(
+        None,
+        Failure.INTERRUPTED,
+        "the node went away",
+        137,
+        epochs=tuple(epoch(n, rapl=1.0, nvml=10.0) for n in (0, 1, 2)),
+    )
+    # From the checkpoint after epoch 0.
+    last = [epoch(n, rapl=2.0, nvml=20.0) for n in (1, 2, 3)]
+    result = TrialResult(Outcome.COMPLETED, 4, epochs=(epoch(0, rapl=1.0, nvml=10.0), *last))
+
+    record = trial_record("completed", "", [lost, AttemptEnd(result, epochs=tuple(last))], kg_co2e_per_kwh=0.36)
+
+    assert (record.energy_j, record.energy_source) == (3 * 11.0 + 3 * 22.0, "nvml+rapl")
+    assert record.energy_j_by_batch_size == {"16": 11.0 + 22.0, "32": 2 * 22.0}
+    assert record.energy_repeated_j == 2 * 11.0
+    assert record.kg_co2e == 99.0 / 3.6e6 * 0.36
+    assert record.curves["energy_j"] == [11.0, 22.0, 22.0, 22.0]
+    assert TrialRecord.read(json.loads(json.dumps(record.attributes()))) == record
+
+
+def test_a_counter_that_one_epoch_lacks_is_not_in_the_trials_joules():
+    first, second = measured(EPOCH, rapl=1.0, nvml=10.0), measured(replace(EPOCH, epoch=1), nvml=20.0)
+
+    record = trial_record("completed", "", [ended(first, second)])
+
+    assert (record.energy_j, record.energy_source, record.energy_j_by_batch_size) == (30.0, "nvml", {"16": 30.0})
+    assert record.kg_co2e is None
+
+
+def test_a_trial_one_of_whose_epochs_was_not_measured_has_no_joules_and_says_none():
+    record = trial_record("completed", "", [ended(measured(EPOCH, rapl=1.0), replace(EPOCH, epoch=1))], kg_co2e_per_kwh=0.4)
+
+    assert (record.energy_j, record.energy_repeated_j, record.kg_co2e) == (None, None, None)
+    assert not [name for name in trial_record("completed", "", [ended(EPOCH)]).attributes() if "energy_j" in name]
