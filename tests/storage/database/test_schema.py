@@ -141,7 +141,9 @@ def test_a_counter_that_one_epoch_lacks_is_not_in_the_trials_joules():
 
 
 def test_a_trial_one_of_whose_epochs_was_not_measured_has_no_joules_and_says_none():
-    record = trial_record("completed", "", [ended(measured(EPOCH, rapl=1.0), replace(EPOCH, epoch=1))], kg_co2e_per_kwh=0.4)
+    record = trial_record(
+        "completed", "", [ended(measured(EPOCH, rapl=1.0), replace(EPOCH, epoch=1))], kg_co2e_per_kwh=0.4
+    )
 
     assert (record.energy_j, record.energy_repeated_j, record.kg_co2e) == (None, None, None)
     assert not [name for name in trial_record("completed", "", [ended(EPOCH)]).attributes() if "energy_j" in name]
