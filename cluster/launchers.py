@@ -46,7 +46,7 @@ class Mpirun:
     def argv(self, layout: RankLayout, program: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
         is_one_machine = layout.nodes == 1
         # Ranks may outnumber the cores of a laptop; each has its own number of threads in any case.
-        own = {
+        own: dict[str, tuple[str, ...]] = {
             "--map-by": ("--map-by", f"ppr:{layout.ranks_per_node}:node:OVERSUBSCRIBE"),
             "--bind-to": ("--bind-to", "none"),
         }
