@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -29,6 +32,28 @@ def exit_code_of(command: Callable[[], int]) -> int:
             f"error: {error}{advice}", style="red", highlight=False, markup=False, soft_wrap=True
         )
         return _EXIT_BAD_INPUT
+
+
+def exit_on_signals() -> None:
+    """Have SIGTERM and SIGHUP end this program by an exception, so that it leaves no job and no folder behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _exit)
+
+
+def require_folder_for(option: str, path: Path | None) -> None:
+    """See that a file can be written, before what goes into it has taken its time.
+
+    Raises:
+        NotADirectoryError: Its folder is not there.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise NotADirectoryError(f"{option} {path}: {path.parent} is not a folder; make it first.")
+
+
+def print_note(console: Console, text: str) -> None:
+    """A line beside what a command was asked for."""
+    console.print(f"note: {text}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def add_options_of_sites(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +83,10 @@ def add_options_of_drivers(parser: argparse.ArgumentParser) -> None:
         help="forecast times and node-hours from those of an earlier study of the same model and site; may be repeated",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _is_expected(error: BaseException) -> bool:

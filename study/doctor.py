@@ -9,14 +9,18 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse  # noqa: E402
 import json  # noqa: E402
-import signal  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from types import FrameType  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
-from study.command_line import add_options_of_sites, exit_code_of  # noqa: E402
+from study.command_line import (  # noqa: E402
+    add_options_of_sites,
+    exit_code_of,
+    exit_on_signals,
+    print_note,
+    require_folder_for,
+)
 
 if TYPE_CHECKING:
     from cluster.doctor.facts import SiteFacts
@@ -30,10 +34,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "broken": "bold red"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
-    # So that whoever ends it, by whichever signal, leaves no job behind.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _exit)
+    exit_on_signals()
     return exit_code_of(lambda: _examine(arguments))
 
 
@@ -48,14 +49,13 @@ def _examine(arguments: argparse.Namespace) -> int:
 
     console = Console()
     site = load_site(arguments.site, arguments.site_set)
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise NotADirectoryError(f"--json {arguments.json}: {arguments.json.parent} is not a folder; make it first.")
+    require_folder_for("--json", arguments.json)
     facts = examine(
         site,
         arguments.runs_dir,
         lambda folder: _batch_system(site, folder),
         Limits(start_within_s=arguments.wait),
-        lambda text: console.print(f"note: {text}", style="dim", highlight=False, markup=False, soft_wrap=True),
+        lambda text: print_note(console, text),
         submit=not arguments.no_job,
     )
     findings = judge(CHECKS, site, facts)
@@ -96,10 +96,6 @@ def _as_json(site: SiteProfile, findings: Sequence[Finding], facts: SiteFacts) -
 
     plain = {"site": site.name, "findings": to_plain(list(findings)), "facts": to_plain(facts)}
     return json.dumps(plain, indent=2).encode() + b"\n"
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

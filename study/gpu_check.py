@@ -9,14 +9,18 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse  # noqa: E402
 import json  # noqa: E402
-import signal  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from types import FrameType  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
-from study.command_line import add_options_of_sites, exit_code_of  # noqa: E402
+from study.command_line import (  # noqa: E402
+    add_options_of_sites,
+    exit_code_of,
+    exit_on_signals,
+    print_note,
+    require_folder_for,
+)
 
 if TYPE_CHECKING:
     from cluster.doctor.probe_job import Examination
@@ -29,10 +33,7 @@ _STYLES = {"pass": "green", "warning": "yellow", "fail": "bold red", "skipped": 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
-    # So that whoever ends it, by whichever signal, leaves no job behind.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _exit)
+    exit_on_signals()
     return exit_code_of(lambda: _check(arguments))
 
 
@@ -51,10 +52,9 @@ def _check(arguments: argparse.Namespace) -> int:
     console = Console()
 
     def say(text: str) -> None:
-        console.print(f"note: {text}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        print_note(console, text)
 
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise NotADirectoryError(f"--json {arguments.json}: {arguments.json.parent} is not a folder; make it first.")
+    require_folder_for("--json", arguments.json)
     site = load_site(arguments.site, arguments.site_set)
     check_complete(site)
     chosen = read_config(arguments.config, arguments.set, site)
@@ -129,10 +129,6 @@ def _as_json(site: SiteProfile, rows: Sequence[Row], check: Check) -> bytes:
         "cost": to_plain(check.cost),
     }
     return json.dumps(plain, indent=2).encode() + b"\n"
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
