@@ -88,7 +88,8 @@ def _run_ranks(check: CheckFolder, watch: RanksWatch, request: AttemptRequest) -
     why, met_s, names = "", None, watch.request.measurements
     try:
         while supervisor.poll() is None and not why:
-            time.sleep(_LOOK_S)
+            with suppress(subprocess.TimeoutExpired):
+                supervisor.wait(_LOOK_S)
             if met_s is None and check.read(RANKS, RanksFacts) is not None:
                 met_s = time.monotonic()
             why = watch.verdict(time.monotonic(), check.under_way(names), met_s is not None)

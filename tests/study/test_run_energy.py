@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import pytest
 from optuna.trial import FrozenTrial
@@ -16,7 +15,6 @@ from tests.powercap import WATTS, counting_powercap
 from tests.study.driver import Finished, Workplace, new_workplace
 
 pytestmark = pytest.mark.timeout(600)
-needs_perun = pytest.mark.skipif(not find_spec("perun"), reason="perun, the extra `energy`, is not installed")
 
 BY_ENERGY = ("--set", 'study.objectives=["f1_micro", "-energy_kwh"]')
 
@@ -42,7 +40,6 @@ def study(tmp_path_factory) -> Iterator[MeasuredStudy]:
     return MeasuredStudy(workplace, finished)
 
 
-@needs_perun
 def test_every_epoch_has_joules(study):
     assert study.finished.exit_code == 0, study.finished.output
     epochs = study.workplace.trial_dir(0).attempt(1).read_metrics()
@@ -53,7 +50,6 @@ def test_every_epoch_has_joules(study):
     assert sum(metrics.energy_j for metrics in epochs) <= WATTS * study.trial.user_attrs["wall_s"]
 
 
-@needs_perun
 def test_the_database_has_the_joules_of_trial_epochs_and_phases_and_their_source(study):
     attributes = study.trial.user_attrs
     epochs = study.workplace.trial_dir(0).attempt(1).read_metrics()
@@ -68,7 +64,6 @@ def test_the_database_has_the_joules_of_trial_epochs_and_phases_and_their_source
     assert attributes["communicator"]["energy_sources"] == ["rapl"]
 
 
-@needs_perun
 def test_the_trial_is_told_with_its_kilowatt_hours(study):
     score, energy_kwh = study.trial.values
 
@@ -76,7 +71,6 @@ def test_the_trial_is_told_with_its_kilowatt_hours(study):
     assert energy_kwh == pytest.approx(study.trial.user_attrs["energy_j"] / JOULES_PER_KWH)
 
 
-@needs_perun
 def test_the_closing_table_says_joules_source_and_co2e(study):
     lines = re.sub(r" +", " ", study.finished.output)
 
@@ -84,7 +78,6 @@ def test_the_closing_table_says_joules_source_and_co2e(study):
     assert re.search(r"kJ of the best trial │ [\d.]+ at batch 16, [\d.]+ at batch 32", lines)
 
 
-@needs_perun
 def test_the_sampler_ends_with_its_ranks(study):
     log = study.workplace.trial_dir(0).attempt(1).log_path.read_text()
 

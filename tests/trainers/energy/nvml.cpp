@@ -3,8 +3,9 @@
 #include <string.h>
 
 typedef int result;
-static int numbers[2] = {0, 1};
 
+extern "C" {
+static int numbers[2] = {0, 1};
 result nvmlInitWithFlags(unsigned flags) { return 0; }
 result nvmlInit_v2(void) { return 0; }
 result nvmlShutdown(void) { return 0; }
@@ -27,3 +28,4 @@ result nvmlDeviceGetPowerManagementDefaultLimit(void *device, unsigned *milliwat
 result nvmlDeviceGetMemoryInfo(void *device, void *memory) { return 3; }
 result nvmlDeviceGetClockInfo(void *device, int type, unsigned *mhz) { return 3; }
 const char *nvmlErrorString(result error) { return "not supported"; }
+}
