@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -13,16 +13,24 @@ from keras.src.models.functional import Functional
 
 from trainers.batch_normalisation import FusedBatchNormalization
 from trainers.dropout import VariableDropout, with_variable_rate
+from trainers.pooling import MaxPooling2D, MeanPooling2D
 
 Layer = TypeVar("Layer", bound=layers.Layer)
 
 _GRAPHS = (keras.Sequential, Functional)
-_OWN_MODULES = (FusedBatchNormalization.__module__, VariableDropout.__module__)
+# Layers of Keras, and of the same configuration those that compute the same with less for a GPU to wait for.
+_EXCHANGED: dict[type[layers.Layer], type[layers.Layer]] = {
+    layers.BatchNormalization: FusedBatchNormalization,
+    layers.GlobalAveragePooling2D: MeanPooling2D,
+    layers.GlobalMaxPooling2D: MaxPooling2D,
+}
+_RESTORED = {own: of_keras for of_keras, own in _EXCHANGED.items()}
+_OWN_MODULES = {own.__module__ for own in (VariableDropout, *_RESTORED)}
 
 
 def exchange_layers(model: keras.Model) -> keras.Model:
-    """The same model, with names, order and values of all variables, in which one kernel does each normalisation and
-    the rates of dropout are variables.
+    """The same model, with names, order and values of all variables, in which one kernel does each normalisation, the
+    rates of dropout are variables, and no gradient of pooling has the host wait for a shape.
 
     A model that is not a graph of layers (a subclass of keras.Model with a `call` of its own) stays as it is, and so do
     the layers of other kinds, which both models share: use the new one only.
@@ -36,11 +44,9 @@ def exchange_layers(model: keras.Model) -> keras.Model:
 
 def _exchange(layer: Any) -> Any:
     # Of this very class: a subclass may compute something else.
-    if type(layer) is layers.BatchNormalization:
-        return FusedBatchNormalization.from_config(layer.get_config())
     if type(layer) is layers.Dropout:
         return with_variable_rate(layer)
-    return layer
+    return _in_other_class(layer, _EXCHANGED)
 
 
 def restore_layers(model: keras.Model) -> keras.Model:
@@ -60,11 +66,14 @@ def restore_layers(model: keras.Model) -> keras.Model:
 
 
 def _restore(layer: Any) -> Any:
-    if type(layer) is FusedBatchNormalization:
-        return layers.BatchNormalization.from_config(layer.get_config())
     if type(layer) is VariableDropout:
         return layers.Dropout.from_config({**layer.get_config(), "rate": float(layer.current_rate)})
-    return layer
+    return _in_other_class(layer, _RESTORED)
+
+
+def _in_other_class(layer: Any, classes: Mapping[type[layers.Layer], type[layers.Layer]]) -> Any:
+    other = classes.get(type(layer))
+    return layer if other is None else other.from_config(layer.get_config())
 
 
 def are_same_but_for_rates(model: keras.Model, other: keras.Model) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from storage.protocol.attempts import AttemptRequest
+from storage.protocol.energy import EnergyReading
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class NodeFacts:
     """Whether a lock of the login node's holds here, too; None: locks do not work at all."""
     link: LinkFacts | None = None
     """None where there is no driver to reach: the ranks run on its own machine."""
+    energy: EnergyReading | None = None
+    """None: nobody has looked."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.attempt import rank_environment
 from cluster.diagnosis import describe_exit
 from cluster.doctor.clock_server import ClockServer, ask_clock
+from cluster.doctor.energy import gather_energy
 from cluster.doctor.facts import LaunchFacts, NodeFacts, ProbeRequest
 from cluster.doctor.folder import gather_folder, is_lock_shared, measure_round_trip_s
 from cluster.doctor.job_folder import JobFolder
@@ -32,14 +33,16 @@ def look_at_node(folder: JobFolder, request: ProbeRequest) -> None:
     host = host_name()
     if not folder.claim_node(host):
         return
+    machine = gather_machine()
     folder.write_node(
         NodeFacts(
-            machine=gather_machine(),
+            machine=machine,
             # A quota is the user's: its room was tried on the login node.
             folder=gather_folder(folder.path, host, _WRITTEN_BYTES),
             round_trip_s=measure_round_trip_s(folder.path, host, ROUND_TRIP_WITHIN_S),
             is_lock_shared=is_lock_shared(folder.path),
             link=ask_clock(ClockServer(request.clock_address, request.clock_token)) if request.clock_address else None,
+            energy=gather_energy(machine.gpus or (), rank_environment(request.attempt, os.environ)),
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from cluster.batch_system import JobState, QueuedJob
 from cluster.doctor.checks import CHECKS
 from cluster.doctor.clock_server import ClockServer, ask_clock, serve_clock
+from cluster.doctor.energy import gather_energy
 from cluster.doctor.facts import (
     FolderFacts,
     GpuFacts,
@@ -32,6 +34,8 @@ from cluster.profile import SiteProfile, SlurmSettings
 from cluster.slurm.examination import parse_mpi_plugins, parse_node_groups, parse_partitions, probe_script
 from cluster.slurm.job import StudyJobs
 from storage.protocol.codec import from_json
+from storage.protocol.energy import EnergyReading
+from storage.protocol.variables import POWERCAP_DIR
 from tests.architecture.sources import REPOSITORY
 from tests.small_disk import mount_small_disk
 
@@ -247,6 +251,42 @@ def test_gpus_and_their_software_are_judged_together(facts, change, expected):
     findings = judge(CHECKS, WITH_NCCL, change(on_gpus(facts)))
 
     assert not_ok(findings) == ([] if expected is None else [expected])
+
+
+NO_COUNTER = EnergyReading(missing={"rapl": "the kernel shows no processor"})
+
+
+@pytest.mark.parametrize(
+    ("reading", "kg_co2e_per_kwh", "found", "status"),
+    [
+        (EnergyReading({"rapl": 0.0, "nvml": 0.0}), 0.4, "rapl+nvml", Status.OK),
+        (NO_COUNTER, None, "not measured: rapl: the kernel shows no processor", Status.OK),
+        (NO_COUNTER, 0.4, "not measured: rapl: the kernel shows no processor", WARNING),
+        (EnergyReading({"nvml": 0.0}, NO_COUNTER.missing), 0.4, "nvml; not measured: rapl: the kernel", WARNING),
+    ],
+)
+def test_counters_of_energy_are_a_wish_that_a_profile_may_have(facts, reading, kg_co2e_per_kwh, found, status):
+    profile = PROFILE.model_copy(update={"kg_co2e_per_kwh": kg_co2e_per_kwh})
+
+    findings = judge(CHECKS, profile, of_nodes(lambda node: replace(node, energy=reading))(facts))
+
+    [finding] = [each for each in findings if each.check == "energy" and each.where == "node node1"]
+    assert finding.found.startswith(found)
+    assert finding.status is status
+
+
+def test_a_node_is_asked_for_its_counters_as_the_ranks_ask(tmp_path):
+    reading = gather_energy((), {**os.environ, POWERCAP_DIR: str(tmp_path)})
+
+    assert reading.joules == {}
+    assert str(tmp_path) in reading.missing["rapl"]
+
+
+def test_a_program_that_does_not_answer_is_a_counter_that_is_missing():
+    reading = gather_energy(A100S, {**os.environ, "PYTHONHOME": "/nowhere"})
+
+    assert set(reading.missing) == {"rapl", "nvml"}
+    assert reading.missing["rapl"].startswith("it cannot be asked: ")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_a_step_is_found_with_all_that_runs_inside_of_its_loops(steps):
     }
 
 
+def test_no_gradient_has_the_host_wait_for_a_shape_that_the_gpu_puts_together(steps, tmp_path):
+    single_label = next(trace_model(TINY, Precision.FLOAT32, image_folder(tmp_path), "single_label"))
+
+    for train in (steps[0], single_label):
+        assert "DynamicStitch" not in {node.operation.name for node in train.nodes}
+
+
 def test_this_processor_has_a_kernel_for_all_that_the_tests_train_on_it(steps):
     audited = audit(steps, device="CPU")
 

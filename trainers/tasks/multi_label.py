@@ -71,7 +71,8 @@ class MultiLabel:
             entropies *= missed**self.focal_gamma
         if (self.weights != 1).any():
             entropies *= self.weights
-        return tf.reduce_mean(entropies, axis=1)
+        # The axis is kept at first for the gradient's sake: trainers/pooling.py.
+        return tf.squeeze(tf.reduce_mean(entropies, axis=1, keepdims=True), axis=1)
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         from keras import ops

@@ -54,8 +54,9 @@ class SingleLabel:
             targets = one_hot * (1 - self.label_smoothing) + self.label_smoothing / len(self.weights)
         entropies = tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
         if self.focal_gamma:
-            missed = tf.reduce_sum((1 - one_hot) * tf.nn.softmax(logits), axis=1)
-            entropies *= missed**self.focal_gamma
+            # The axis is kept at first for the gradient's sake: trainers/pooling.py.
+            missed = tf.reduce_sum((1 - one_hot) * tf.nn.softmax(logits), axis=1, keepdims=True)
+            entropies *= tf.squeeze(missed, axis=1) ** self.focal_gamma
         if (self.weights != 1).any():
             entropies *= tf.reduce_sum(one_hot * self.weights, axis=1)
         return entropies

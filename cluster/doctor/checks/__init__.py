@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.doctor.checks import files, gpus, job, machine, network, queue, ranks
+from cluster.doctor.checks import energy, files, gpus, job, machine, network, queue, ranks
 from cluster.doctor.findings import Check
 
 CHECKS = (
@@ -40,4 +40,5 @@ CHECKS = (
     Check("GPUs", gpus.judge_gpus, after=("Python on nodes",)),
     Check("GPU driver", gpus.judge_driver, after=("GPU software", "GPUs")),
     Check("GPUs of ranks", gpus.judge_visible_gpus, after=("GPUs", "ranks")),
+    Check("energy", energy.judge_counters, after=("Python on nodes",)),
 )
