@@ -83,7 +83,7 @@ class SiteProfile(_Table):
     """Fewer run at once where the machine has fewer cores than their ranks. With Slurm: jobs at once."""
     gpus_per_node: int = Field(default=0, ge=0)
     """Each rank takes the one of its own number on its node, or the only one that it sees."""
-    link_gbit_per_s: float | None = Field(default=None, gt=0)
+    link_gbit_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """What a node sends to others in each direction, over all of its network adapters that carry gradients: what
     study/gpu_check.py compares the allreduce with."""
     required_backend: Literal["nccl", "mpi", "gloo", "auto"] = "auto"

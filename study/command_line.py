@@ -46,7 +46,10 @@ def require_folder_for(option: str, path: Path | None) -> None:
 
     Raises:
         NotADirectoryError: Its folder is not there.
+        IsADirectoryError: It is a folder itself.
     """
+    if path is not None and path.is_dir():
+        raise IsADirectoryError(f"{option} {path}: that is a folder; name a file in it.")
     if path is not None and not path.parent.is_dir():
         raise NotADirectoryError(f"{option} {path}: {path.parent} is not a folder; make it first.")
 

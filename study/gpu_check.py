@@ -74,6 +74,7 @@ def _check(arguments: argparse.Namespace) -> int:
         has_gpus=trains_on_gpus(site),
         is_job=site.slurm is not None,
         link_gbit_per_s=site.link_gbit_per_s,
+        has_node_cache=bool(chosen.config.dataset.options.get("node_cache")),
         skipped=measured.skipped,
         job=job,
         facts=facts,

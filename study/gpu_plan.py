@@ -21,8 +21,8 @@ MOST_SAMPLES_ON_CPUS = 8
 
 _PAPER = CONFIGS_DIR / "paper.toml"
 _PAPER_LOCAL_BATCH_SIZES = (32, 1024)
-# BigEarthNet's first version with its official splits, in patches of the same shape, that are made when they are asked
-# for: only their numbers count here.
+# As many patches as BigEarthNet's first version has in its official splits, made when they are asked for: only their
+# numbers count here. Each is as large as one of all bands that has been upsampled.
 _STAND_IN = 'dataset={name="synthetic_bigearthnet", size=120, train=269695, val=123723, test=125866}'
 _NOT_ON_CPUS = {
     Precision.TF32: "only GPUs compute in tf32",
@@ -50,7 +50,10 @@ def read_config(path: Path | None, overrides: Sequence[str], site: SiteProfile) 
     data = config.dataset.options.get("path")
     if config.dataset.name != "bigearthnet" or not isinstance(data, str) or Path(data).expanduser().exists():
         return MeasuredConfig(config, "")
-    why = f"the data are not there ({data}), generated ones of their shape and number stand in: --set dataset.path=..."
+    why = (
+        f"the data are not there ({data}): as many generated patches, of 12 bands at full size, stand in, so that "
+        "bands, resampling and augment of the config are not measured; --set dataset.path=..."
+    )
     return MeasuredConfig(load_config(path or _PAPER, [*given, _STAND_IN]), why)
 
 
@@ -98,10 +101,12 @@ def trains_on_gpus(site: SiteProfile) -> bool:
 
 def step_programs(own: StepProgram, has_gpus: bool) -> tuple[tuple[StepProgram, ...], dict[str, str]]:
     """The forms of a step, the study's own first; and why others are not measured, by their names."""
-    # As trials are trained first; Keras' own forms only say what that is worth.
-    forms = [(jit, fused) for fused in (True, False) for jit in (False, True)]
-    every = [StepProgram(precision, jit, fused) for jit, fused in forms for precision in Precision]
-    others = [program for program in every if program != own]
+    # One precision at a time, for each of which the ranks are started anew. Keras' own forms only say what ours are
+    # worth.
+    precisions = [own.precision, *(precision for precision in Precision if precision is not own.precision)]
+    ours = [StepProgram(precision, jit, fused=True) for precision in precisions for jit in (False, True)]
+    of_keras = [StepProgram(precision, jit, fused=False) for precision in reversed(precisions) for jit in (False, True)]
+    others = [program for program in (*ours, *of_keras) if program != own]
     left_out = {} if has_gpus else {p.name: _NOT_ON_CPUS[p.precision] for p in others if p.precision in _NOT_ON_CPUS}
     return (own, *(program for program in others if program.name not in left_out)), left_out
 

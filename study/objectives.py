@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from storage.database.schema import TrialRecord
-from storage.protocol.energy import JOULES_PER_KWH
+from storage.protocol.energy import JOULES_PER_KWH, deciding_counter
 from storage.protocol.records import SCORES, Outcome
 
 if TYPE_CHECKING:
@@ -25,14 +25,19 @@ def _val_loss(record: TrialRecord) -> float | None:
     return losses[record.counted_epoch] if record.counted_epoch is not None else None
 
 
+def _energy_kwh(record: TrialRecord) -> float | None:
+    joules = record.energy_j_by_counter.get(deciding_counter(record.communicator.get("gpus", [])))
+    return None if joules is None else joules / JOULES_PER_KWH
+
+
 ENERGY = "energy_kwh"
-"""Of all attempts. Only where it is measured: a study that names it does not begin elsewhere."""
+"""Of all attempts, by one counter. Only where it is measured: a study that names it does not begin elsewhere."""
 
 _COSTS: dict[str, Callable[[TrialRecord], float | None]] = {
     "val_loss": _val_loss,
     "node_hours": lambda record: record.node_hours,
     "wall_s": lambda record: record.wall_s,
-    ENERGY: lambda record: None if record.energy_j is None else record.energy_j / JOULES_PER_KWH,
+    ENERGY: _energy_kwh,
 }
 # Not of every data set: a trial may not report it.
 _MEASURED = tuple(score for score in SCORES if score != "accuracy_top5")

@@ -23,7 +23,7 @@ from cluster.launchers import launcher
 # NFS keeps the attributes of a folder for half a minute, on either side, unless it is told otherwise.
 ROUND_TRIP_WITHIN_S = 70.0
 # For all ranks to start, and for the first one of each node to look at it.
-LAUNCHED_WITHIN_S = 120.0
+LAUNCHED_WITHIN_S = 150.0
 _WRITTEN_BYTES = 2**20
 _LOG_TAIL_BYTES = 8192
 

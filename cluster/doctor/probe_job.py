@@ -53,7 +53,7 @@ class Limits:
 
     start_within_s: float
     """For the queue to start the job."""
-    run_within_s: float = 220.0
+    run_within_s: float = 280.0
     """For the probe, once it was started."""
     files_seen_within_s: float = 60.0
     """Of a job that is over, through a network file system that remembers their absence."""

@@ -1,6 +1,7 @@
 """What the job runs on its first node, in a runner's place: `python -m cluster.gpu_check FOLDER`
 
-Starts the ranks as a runner does, and again for the next measurement when one of them fails or does not end.
+Starts the ranks as a runner does, and again for the next measurement when one of them fails or does not end, and for
+each precision.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LOOK_S = 0.1
 _ENDS_WITHIN_S = 60.0
 # TensorFlow is imported, and a model built, in no less.
 _SHORTEST_START_S = 15.0
-_TIME_IS_OVER = "the time for all measurements was over"
+_TIME_IS_OVER = "the time limit was reached"
 
 
 @dataclass
@@ -69,6 +70,7 @@ def measure(folder: JobFolder) -> LauncherFacts:
     request, began_s = check.read_request(), time.monotonic()
     until_s, rendezvous_s = began_s + request.limit_s, None
     while True:
+        left = check.left(request)
         watch = RanksWatch(request, attempt_request.rendezvous_timeout_s, time.monotonic(), until_s)
         reason, met_s = _run_ranks(check, watch, attempt_request)
         if rendezvous_s is None and met_s is not None:
@@ -76,8 +78,18 @@ def measure(folder: JobFolder) -> LauncherFacts:
         failed = check.under_way(request.measurements)
         if failed is not None and reason:
             check.write_failure(failed, reason)
-        if failed in (None, RANKS) or not reason or until_s - time.monotonic() < _SHORTEST_START_S:
+        if reason and failed in (None, RANKS):
             return LauncherFacts(rendezvous_s, reason if failed is None and reason != _TIME_IS_OVER else "")
+        # Without a step ahead, the ranks have found that no further one is to be taken.
+        is_over = check.left(request) in ((), left) or _is_refused(check)
+        if is_over or until_s - time.monotonic() < max(_SHORTEST_START_S, check.read_longest_s()):
+            return LauncherFacts(rendezvous_s, "")
+
+
+def _is_refused(check: CheckFolder) -> bool:
+    """Whether no trial would be trained by these ranks."""
+    facts = check.read(RANKS, RanksFacts)
+    return facts is not None and bool(facts.refusal)
 
 
 def _run_ranks(check: CheckFolder, watch: RanksWatch, request: AttemptRequest) -> tuple[str, float | None]:

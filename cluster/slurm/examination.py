@@ -22,7 +22,7 @@ from cluster.slurm.job import StudyJobs, submission_environment
 from cluster.slurm.pool import job_script
 
 # Of the probe; long enough for what it waits for, and short enough to be started between other jobs.
-_PROBE_WALLTIME_S = 300
+_PROBE_WALLTIME_S = 360
 _ANSWERS_WITHIN_S = 30
 # A person waits.
 _LONGEST_PAUSE_S = 5.0

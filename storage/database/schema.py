@@ -149,6 +149,8 @@ class TrialRecord:
     """Of all epochs of all its attempts; None: an epoch was not measured."""
     energy_source: str = ""
     """The counters that were added up, such as nvml+rapl."""
+    energy_j_by_counter: dict[str, float] = field(default_factory=dict)
+    """Of them, `energy_j` is the sum."""
     energy_j_by_batch_size: dict[str, float] = field(default_factory=dict)
     """Of the epochs that led to its result: one entry per phase of the training."""
     energy_repeated_j: float | None = None
@@ -226,6 +228,7 @@ def trial_record(
         epoch_s_by_batch_size=_mean_by_batch_size(epochs, "wall_s"),
         energy_j=None if energy is None else energy.joules,
         energy_source="" if energy is None else energy.source,
+        energy_j_by_counter={} if energy is None else energy.by_counter,
         energy_j_by_batch_size={} if energy is None else energy.by_batch_size,
         energy_repeated_j=None if energy is None else energy.repeated_j,
         kg_co2e=None
@@ -291,6 +294,7 @@ def _mean_by_batch_size(epochs: Sequence[EpochMetrics], name: str) -> dict[str, 
 class _Energy:
     joules: float
     source: str
+    by_counter: dict[str, float]
     by_batch_size: dict[str, float]
     repeated_j: float
 
@@ -312,11 +316,13 @@ def _energy_of(ends: Sequence[AttemptEnd], epochs: Sequence[EpochMetrics]) -> _E
     phases: dict[int, list[float]] = defaultdict(list)
     for metrics in epochs:
         phases[metrics.global_batch_size] += [metrics.energy_by_counter_j[counter] for counter in counters]
-    total = math.fsum(metrics.energy_by_counter_j[counter] for metrics in trained for counter in counters)
+    by_counter = {name: math.fsum(metrics.energy_by_counter_j[name] for metrics in trained) for name in counters}
+    total = math.fsum(by_counter.values())
     counted = math.fsum(math.fsum(parts) for parts in phases.values())
     return _Energy(
         joules=round(total, 3),
         source="+".join(counters),
+        by_counter={name: round(joules, 3) for name, joules in by_counter.items()},
         by_batch_size={str(size): round(math.fsum(parts), 3) for size, parts in phases.items()},
         repeated_j=round(max(0.0, total - counted), 3),
     )

@@ -38,6 +38,15 @@ def sum_by_counter(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(part[name] for part in parts) for name in names}
 
 
+def deciding_counter(gpus: Sequence[str]) -> str:
+    """The one by which trials are compared, so that none looks thrifty for want of another counter.
+
+    Args:
+        gpus: Of each rank the GPU, empty where it has none.
+    """
+    return NVML if any(gpus) else RAPL
+
+
 def missing_on(readings: Sequence[tuple[str, EnergyReading]]) -> str:
     """What cannot be read on which node, and why, in one line; empty if nothing is missing.
 

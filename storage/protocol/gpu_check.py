@@ -5,11 +5,13 @@
     FOLDER/NAME.begun        the ranks have begun a measurement
     FOLDER/NAME.json         what they found
     FOLDER/NAME.failed       why there is none
+    FOLDER/longest_s         seconds of the measurement that has taken longest
     FOLDER/launcher.json     how the ranks came and went
     FOLDER/attempt-01/       of each start of the ranks: log, and words of the first rank that failed
 
 Names of measurements are those of `CheckRequest.measurements`. A measurement that fails ends the ranks, whatever it did
-to them; they are started again for the others.
+to them, and so does the last one in a precision: TensorFlow keeps the kernels that it has tuned, by shapes and types
+that float32 and tf32 have in common. They are started again for the others.
 """
 
 from __future__ import annotations
@@ -65,6 +67,11 @@ class CheckRequest:
         """Their names, in order: what matters most comes first, because time may run out."""
         own, *others = (program.name for program in self.programs)
         return (RANKS, ALLREDUCE, own, *([INPUT] if self.reads_input else []), *others)
+
+    def precision_of(self, measurement: str) -> Precision:
+        """What the ranks compute in meanwhile: beside the steps, what the study's trials do."""
+        by_name = {program.name: program.precision for program in self.programs}
+        return by_name.get(measurement, self.programs[0].precision)
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,13 @@ class CheckFolder:
     def write(self, name: str, facts: RanksFacts | AllreduceFacts | ProgramFacts | InputFacts) -> None:
         OS_FILES.write_atomically(self.path / f"{name}.json", to_json(facts).encode())
 
+    def write_longest_s(self, seconds: float) -> None:
+        OS_FILES.write_atomically(self.path / "longest_s", str(seconds).encode())
+
+    def read_longest_s(self) -> float:
+        """Of the measurement that has taken longest so far; 0 before the first one."""
+        return float(OS_FILES.read(self.path / "longest_s") or 0.0)
+
     def write_launcher(self, facts: LauncherFacts) -> None:
         OS_FILES.write_atomically(self.path / "launcher.json", to_json(facts).encode())
 
@@ -192,6 +206,10 @@ class CheckFolder:
     def is_settled(self, name: str) -> bool:
         """Whether a measurement has come to a result or has failed."""
         return OS_FILES.exists(self.path / f"{name}.json") or OS_FILES.exists(self.path / f"{name}.failed")
+
+    def left(self, request: CheckRequest) -> tuple[str, ...]:
+        """What has come to no end, in order."""
+        return tuple(name for name in request.measurements if not self.is_settled(name))
 
     def under_way(self, names: tuple[str, ...]) -> str | None:
         """The measurement that has begun and has come to no end."""

@@ -125,6 +125,5 @@ class StudyForecast:
     @classmethod
     def of(cls, trial_s: Estimate, trials: int, slots: int, nodes: int) -> StudyForecast:
         rounds = math.ceil(trials / slots)
-        # At best no slot waits for another one; at worst the slowest trial of each round is waited for.
-        wall_s = Estimate(trial_s.low * trials / slots, trial_s.expected * rounds, trial_s.high * rounds)
-        return cls(trial_s, trial_s.times(trials * nodes / 3600), wall_s)
+        # Some slot trains at least so many one after the other.
+        return cls(trial_s, trial_s.times(trials * nodes / 3600), trial_s.times(rounds))

@@ -78,9 +78,10 @@ class Outlook:
         if study is None:
             return self._why_not()
         begin, end = (now + timedelta(seconds=seconds) for seconds in (study.wall_s.low, study.wall_s.high))
+        left = f"{_counted(trials)}{' left' * (finished > 0)}"
         lines = [
-            f"{trials} trials{' left' * (finished > 0)}, {self._devices(trials)} at once: {_hours(study.node_hours)} "
-            f"node-hours; {_times(study.wall_s)}, done between {_moment(begin)} and {_moment(end)} if started now"
+            f"{left}, {self._devices(trials)} at once: {_hours(study.node_hours)} node-hours; {_times(study.wall_s)}, "
+            f"done between {_moment(begin)} and {_moment(end)} if started now"
             f"{' and no job waits' * (self._plan.site.slurm is not None)}"
         ]
         if (constant := self.constant_study(trials)) is not None:
@@ -100,10 +101,8 @@ class Outlook:
         ranks = sorted({epoch.placement.ranks for epoch in epochs})
         unseen = sorted({size for schedule in self._schedules for size in schedule} - set(sizes))
         lacking = f"; batch {_listed(unseen)} was not measured" if unseen else ""
-        trials = len(self._measured.starts)
-        return (
-            f"from {len(epochs)} epochs of {trials} trials at batch {_listed(sizes)} on {_listed(ranks)} ranks{lacking}"
-        )
+        trials = _counted(len(self._measured.starts))
+        return f"from {len(epochs)} epochs of {trials} at batch {_listed(sizes)} on {_listed(ranks)} ranks{lacking}"
 
     @property
     def _grows(self) -> bool:
@@ -155,6 +154,10 @@ class Outlook:
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
+
+
+def _counted(trials: int) -> str:
+    return f"{trials} trial{'s' * (trials != 1)}"
 
 
 def _hours(hours: Estimate) -> str:

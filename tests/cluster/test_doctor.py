@@ -245,6 +245,12 @@ def test_an_uncertain_clock_is_not_called_wrong(facts):
         ),
         # As ParaStation's Slurm deals them out.
         pytest.param(of_ranks(visible_gpus="0"), ("GPUs of ranks", "nodes node1, node2", BROKEN), id="a shared GPU"),
+        pytest.param(of_ranks(visible_gpus="0,1"), None, id="all GPUs, by number"),
+        # Slurm's cgroups hide all of them from a step that asked for none.
+        pytest.param(of_ranks(visible_gpus=""), ("GPUs of ranks", "nodes node1, node2", BROKEN), id="no GPU at all"),
+        pytest.param(
+            of_ranks(visible_gpus="0,-1"), ("GPUs of ranks", "nodes node1, node2", BROKEN), id="one, and none"
+        ),
     ],
 )
 def test_gpus_and_their_software_are_judged_together(facts, change, expected):
@@ -262,7 +268,7 @@ NO_COUNTER = EnergyReading(missing={"rapl": "the kernel shows no processor"})
         (EnergyReading({"rapl": 0.0, "nvml": 0.0}), 0.4, "rapl+nvml", Status.OK),
         (NO_COUNTER, None, "not measured: rapl: the kernel shows no processor", Status.OK),
         (NO_COUNTER, 0.4, "not measured: rapl: the kernel shows no processor", WARNING),
-        (EnergyReading({"nvml": 0.0}, NO_COUNTER.missing), 0.4, "nvml; not measured: rapl: the kernel", WARNING),
+        (EnergyReading({"nvml": 0.0}, NO_COUNTER.missing), 0.4, "nvml; not measured: rapl: the kernel", Status.OK),
     ],
 )
 def test_counters_of_energy_are_a_wish_that_a_profile_may_have(facts, reading, kg_co2e_per_kwh, found, status):
@@ -368,7 +374,7 @@ def test_the_probe_is_asked_for_as_a_study_s_job_but_for_a_few_minutes():
     lines = probe_script(PROFILE, slurm, jobs, "probe", 2).splitlines()
 
     assert {"#SBATCH --nodes=2", "#SBATCH --gres=gpu:2", "#SBATCH --account=physics"} <= set(lines)
-    assert "#SBATCH --time=00:05:00" in lines
+    assert "#SBATCH --time=00:06:00" in lines
     begun, loaded, done = (
         lines.index(next(line for line in lines if part in line)) for part in ("begun", "GCC", "has-")
     )

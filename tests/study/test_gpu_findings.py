@@ -47,6 +47,7 @@ GOOD = Check(
     is_job=True,
     # 64 MiB in 5 ms: a node sends 15/8 times as much, 201 Gbit/s.
     link_gbit_per_s=400.0,
+    has_node_cache=False,
     skipped={},
     job=JobFacts(waited_s=12.0),
     facts=CheckFacts(
@@ -94,7 +95,7 @@ def test_a_site_that_does_what_it_promises_passes_with_a_row_for_each_form_of_th
         (with_facts(ranks=RanksFacts(replace(REPORT, world_size=12), "")), "ranks", "12 of 16"),
         (with_facts(ranks=None, launcher=LauncherFacts(None, "srun: no PMIx")), "launcher", "no PMIx"),
         (without("tf32-xla", "ResourceExhaustedError: OOM"), "step tf32-xla", "OOM"),
-        (without("tf32-xla", None), "step tf32-xla", "the time was over"),
+        (without("tf32-xla", None), "step tf32-xla", "time ran out"),
         (replace(GOOD, job=JobFacts(refused="Invalid account")), "job", "Invalid account"),
         (replace(GOOD, job=JobFacts(state="PENDING Resources", has_left_queue=False)), "job", "PENDING Resources"),
     ],
@@ -109,8 +110,14 @@ def test_what_keeps_a_study_from_starting_fails_with_its_reason(check, name, wor
     ("check", "name", "status", "words"),
     [
         (without("float32", "XLA"), "step float32", Status.WARNING, "XLA"),
-        (without("float32", None), "step float32", Status.SKIPPED, "the time was over"),
+        (without("float32", None), "step float32", Status.SKIPPED, "time ran out"),
         (with_facts(input=InputFacts(9, 30_000.0)), "input", Status.WARNING, "training could take 41,000"),
+        (
+            replace(with_facts(input=InputFacts(9, 30_000.0)), has_node_cache=True),
+            "input",
+            Status.PASS,
+            "later ones from node_cache",
+        ),
         (replace(GOOD, link_gbit_per_s=None), "link", Status.SKIPPED, "no link rate in the profile"),
         (replace(GOOD, placement=Placement(16, 1)), "link", Status.SKIPPED, "one node"),
         (replace(GOOD, skipped={"tf32": "no GPU", "tf32-xla": "no GPU"}), "step tf32, tf32-xla", Status.SKIPPED, "no"),

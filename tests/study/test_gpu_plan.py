@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def test_on_gpus_every_form_is_measured_the_studys_own_first_and_the_input_witho
     names = measured.request.measurements
     assert names[:4] == (RANKS, ALLREDUCE, "bfloat16", INPUT)
     assert len(set(names)) == 3 + 12
+    # Ranks are started anew whenever the precision changes.
+    precisions = [measured.request.precision_of(name) for name in names]
+    assert sum(one != other for one, other in pairwise(precisions)) == 4
     assert measured.request.local_batch_sizes == (32, 1024)
     assert "node_cache" not in measured.spec.dataset.options
     # Each option at its upper end: a step with momentum and decay.

@@ -55,11 +55,23 @@ def test_an_objective_is_a_number_of_the_trial_in_the_epoch_that_counts(name, va
 
 
 def test_the_energy_of_all_attempts_is_an_objective_and_a_constraint():
-    measured = record(energy_j=7.2e6)
+    measured = record(energy_j=7.2e6, energy_j_by_counter={"rapl": 7.2e6})
 
     assert Objective.parse("-energy_kwh").value_of(measured) == 2.0
     assert Constraint.parse("energy_kwh <= 1.5").violation(measured) == 0.5
     assert Objective.parse("-energy_kwh").value_of(record()) == math.inf
+
+
+def test_a_trial_does_not_take_less_energy_for_want_of_a_counter():
+    """Energy as an objective is that of the GPUs, where there are any, and of the processors elsewhere."""
+    on_gpus = {"communicator": {"gpus": ["NVIDIA A100 GPU-1", "NVIDIA A100 GPU-2"]}}
+    by_both = record(energy_j_by_counter={"nvml": 7.2e6, "rapl": 3.6e6}, **on_gpus)
+    by_one = record(energy_j_by_counter={"nvml": 7.2e6}, **on_gpus)
+    by_the_other = record(energy_j_by_counter={"rapl": 3.6e6}, **on_gpus)
+    on_processors = record(energy_j_by_counter={"rapl": 3.6e6}, communicator={"gpus": ["", ""]})
+
+    values = map(Objective.parse("-energy_kwh").value_of, (by_both, by_one, by_the_other, on_processors))
+    assert list(values) == [2.0, 2.0, math.inf, 1.0]
 
 
 def test_a_trial_that_diverged_is_worth_nothing_and_has_cost_what_it_has_cost():

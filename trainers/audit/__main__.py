@@ -48,6 +48,8 @@ class AuditError(RuntimeError):
 def _audit(models: list[str], json_file: Path | None) -> int:
     if json_file is not None and not json_file.parent.is_dir():
         raise AuditError(f"--json: {json_file.parent} is not a folder; make it, or name a file elsewhere.")
+    if json_file is not None and json_file.is_dir():
+        raise AuditError(f"--json: {json_file} is a folder; name a file in it.")
     # TensorFlow takes it for an error that there is no GPU.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Graphs are traced and not run: what the machine has makes no difference.

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from storage.protocol.codec import RecordError, from_json
-from storage.protocol.energy import NVML, RAPL, EnergyReading, missing_on, sum_by_counter
+from storage.protocol.energy import NVML, RAPL, EnergyReading, deciding_counter, missing_on, sum_by_counter
 from storage.protocol.records import CommunicatorReport
 from trainers.faults import AllocationError
 
@@ -142,7 +142,7 @@ def require_energy(report: CommunicatorReport) -> None:
     Raises:
         AllocationError: The GPUs, or without GPUs the processors, cannot be measured on all nodes.
     """
-    needed = NVML if any(report.gpus) else RAPL
+    needed = deciding_counter(report.gpus)
     if needed not in report.energy_sources:
         raise AllocationError(
             f"the study goes by energy_kwh, and {needed} does not measure it here: {report.energy_missing}; "

@@ -55,7 +55,8 @@ def main() -> int:
 
 
 def measure_all(folder: CheckFolder, threads_per_rank: int, until_s: float) -> None:
-    """Take the measurements that are left, in turn, while there is time for one that lasts as long as the longest.
+    """Take the measurements that are left in one precision, in turn, while there is time for one that lasts as long as
+    the longest.
 
     Args:
         until_s: On this process' monotonic clock; rank 0's counts.
@@ -65,13 +66,15 @@ def measure_all(folder: CheckFolder, threads_per_rank: int, until_s: float) -> N
     # MPI starts here.
     from trainers.communicator import Communicator, configure_threads
 
-    communicator, longest_s, spec = Communicator(), 0.0, folder.trial.read_spec()
+    communicator, request, spec = Communicator(), folder.read_request(), folder.trial.read_spec()
     threads = configure_threads(threads_per_rank, spec.deterministic)
-    ranks = _Ranks(communicator, spec, folder.read_request(), threads)
-    for name in ranks.request.measurements:
-        # As rank 0 sees it: another node may see a new file later.
-        if communicator.broadcast(folder.is_settled(name)):
-            continue
+    ranks = _Ranks(communicator, spec, request, threads)
+    longest_s = folder.read_longest_s()
+    # As rank 0 sees it: another node may see a new file later.
+    left = communicator.broadcast(folder.left(request))
+    for name in left:
+        if request.precision_of(name) != request.precision_of(left[0]):
+            return
         if communicator.broadcast(time.monotonic() + longest_s > until_s):
             return
         if communicator.is_first:
@@ -81,6 +84,7 @@ def measure_all(folder: CheckFolder, threads_per_rank: int, until_s: float) -> N
         longest_s = max(longest_s, time.monotonic() - started_s)
         if communicator.is_first:
             folder.write(name, facts)
+            folder.write_longest_s(longest_s)
         if isinstance(facts, RanksFacts) and facts.refusal:
             return
 

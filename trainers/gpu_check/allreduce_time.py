@@ -15,17 +15,19 @@ from trainers.gpu_check.step_time import build_program_state
 from trainers.gpu_check.stopwatch import time_calls
 
 _BULK_BYTES = 64 * 2**20
-"""The size of Horovod's own fusion buffer at its default: many times what latency is of account for."""
+_QUICK_S, _TIMES_LARGER = 0.05, 8
+"""A link that is quicker than that is timed with one so many times larger, too: what both take alike (negotiation,
+starting, the copy of a number to the host) is then a good part of it."""
 
 
 def measure_allreduce(
     program: StepProgram, spec: TrialSpec, dataset: Dataset, communicator: Communicator
 ) -> AllreduceFacts:
-    """Average tensors of the gradient's shapes in one group, as a step does, and one large tensor. A collective."""
+    """Average tensors of the gradient's shapes in one group, as a step does, and one large tensor, on fast links the
+    difference of two. A collective."""
     state = build_program_state(program, spec, dataset)
     # The weights themselves: of the gradient's shapes, and on the device.
     gradient = [variable.value for variable in state.model.trainable_variables]
-    bulk = [tf.Variable(tf.zeros([_BULK_BYTES // tf.float32.size]), trainable=False)]
 
     def median_s(variables: list[tf.Variable]) -> float:
         @tf.function
@@ -36,10 +38,18 @@ def measure_allreduce(
 
         return median(time_calls(average, communicator)[1])
 
+    def bulk_s_of(size: int) -> float:
+        return median_s([tf.Variable(tf.zeros([size // tf.float32.size]), trainable=False)])
+
+    bulk_bytes, bulk_s = _BULK_BYTES, bulk_s_of(_BULK_BYTES)
+    if communicator.broadcast(bulk_s < _QUICK_S):
+        larger_s = bulk_s_of(_TIMES_LARGER * _BULK_BYTES)
+        if communicator.broadcast(larger_s > bulk_s):
+            bulk_bytes, bulk_s = (_TIMES_LARGER - 1) * _BULK_BYTES, larger_s - bulk_s
     return AllreduceFacts(
         gradient_tensors=len(gradient),
         gradient_bytes=sum(math.prod(variable.shape) for variable in gradient) * tf.float32.size,
         gradient_s=median_s(gradient),
-        bulk_bytes=_BULK_BYTES,
-        bulk_s=median_s(bulk),
+        bulk_bytes=bulk_bytes,
+        bulk_s=bulk_s,
     )

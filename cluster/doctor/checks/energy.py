@@ -19,6 +19,6 @@ def judge_counters(profile: SiteProfile, facts: SiteFacts) -> Iterator[Verdict]:
 def _judge_node(profile: SiteProfile, reading: EnergyReading, where: str) -> Verdict:
     missing = "; ".join(f"{counter}: {why}" for counter, why in reading.missing.items())
     found = "; ".join(filter(None, ["+".join(reading.joules), missing and f"not measured: {missing}"]))
-    if missing and profile.kg_co2e_per_kwh is not None:
-        return warning(found, "kg_co2e_per_kwh is of no use without it; docs/energy.md says what it takes", where)
+    if not reading.joules and profile.kg_co2e_per_kwh is not None:
+        return warning(found, "no CO2e without a counter: docs/energy.md says what it takes", where)
     return ok(found, where)

@@ -83,25 +83,32 @@ def _judge_driver(node: NodeFacts, cuda: str) -> Verdict:
 def judge_visible_gpus(profile: SiteProfile, facts: SiteFacts) -> Iterator[Verdict]:
     if facts.job is None or profile.gpus_per_node == 0 or profile.backend != "nccl":
         return
-    of_host: dict[str, list[str]] = defaultdict(list)
+    of_host: dict[str, list[str | None]] = defaultdict(list)
     for rank in facts.job.ranks:
-        of_host[rank.host].append(rank.visible_gpus or "")
+        of_host[rank.host].append(rank.visible_gpus)
     for host, visible in of_host.items():
         yield _judge_visible(profile, host, visible)
 
 
-def _judge_visible(profile: SiteProfile, host: str, visible: list[str]) -> Verdict:
+def _judge_visible(profile: SiteProfile, host: str, visible: list[str | None]) -> Verdict:
     """A rank takes the GPU of its number, or the only one that it sees: trainers/data_plane.py."""
     where = node_place(host)
-    counts = {len(text.split(",")) if text else profile.gpus_per_node for text in visible}
+    counts = {profile.gpus_per_node if text is None else _count_visible(text) for text in visible}
     cure = 'set CUDA_VISIBLE_DEVICES under [environment] to all GPUs of a node, such as "0,1,2,3"'
     if counts == {1} and profile.ranks_per_node > 1:
         if len(set(visible)) < len(visible):
-            return broken(f"ranks share a GPU: each sees one, {', '.join(sorted(set(visible)))}", cure, where)
+            return broken(f"ranks share a GPU: each sees one, {', '.join(sorted({*map(str, visible)}))}", cure, where)
         return warning("each rank sees one GPU of its own: NCCL may not take NVLink", cure, where)
     if min(counts) < profile.ranks_per_node:
         return broken(f"a rank sees {min(counts)} GPUs for {profile.ranks_per_node} ranks", cure, where)
     return ok(f"each rank sees {min(counts)}", where)
+
+
+def _count_visible(text: str) -> int:
+    """In CUDA_VISIBLE_DEVICES, of which CUDA passes over what comes after the first that is no GPU."""
+    names = [name.strip() for name in text.split(",")]
+    is_none = [name in ("", "-1", "NoDevFiles") for name in names]
+    return is_none.index(True) if True in is_none else len(names)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -124,6 +124,7 @@ def test_a_trial_has_the_joules_of_its_phases_and_of_epochs_that_were_trained_ag
     record = trial_record("completed", "", [lost, AttemptEnd(result, epochs=tuple(last))], kg_co2e_per_kwh=0.36)
 
     assert (record.energy_j, record.energy_source) == (3 * 11.0 + 3 * 22.0, "nvml+rapl")
+    assert record.energy_j_by_counter == {"nvml": 90.0, "rapl": 9.0}
     assert record.energy_j_by_batch_size == {"16": 11.0 + 22.0, "32": 2 * 22.0}
     assert record.energy_repeated_j == 2 * 11.0
     assert record.kg_co2e == 99.0 / 3.6e6 * 0.36

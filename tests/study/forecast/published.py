@@ -42,7 +42,7 @@ _UNFUSED = (8360 + 2785) / (5156 + 1286)
 """Operations of a step with Keras' own batch normalisation and SGD over those with fused ones; traced here."""
 # [judged] XLA starts two to four times fewer kernels.
 _COMPILED_S = (_UNCOMPILED_S / 4, _UNCOMPILED_S / 2)
-# NVIDIA/nccl-tests#119: 84.8 GB/s over four HDR cards; a node of the paper's machine has one to two for each two GPUs.
+# NVIDIA/nccl-tests#119: 84.8 GB/s over four HDR cards. [judged] A node of the paper's machine has one or two.
 _CARD_BYTES_PER_S = 84.8e9 / 4
 # NVIDIA/nccl-tests#182: 47 microseconds for a few bytes; of 2 log2(16) rounds.
 _ROUND_S = 47e-6 / 8

@@ -62,6 +62,14 @@ def test_a_study_that_was_measured_takes_what_its_trials_took(tmp_path):
     assert study.wall_s.expected == pytest.approx(4 * TRIAL_S, rel=1e-3)
 
 
+def test_one_trial_alone_takes_as_long_as_a_trial_however_many_could_train_at_once(tmp_path):
+    one = outlook(tmp_path, measured(BOTH, 0.02))
+    study = one.study(1)
+
+    assert study.wall_s == study.trial_s
+    assert one.describe(finished=23, now=NOON).startswith("1 trial left, ")
+
+
 @given(st.integers(0, 2**31), st.floats(0.001, 0.1))
 @settings(deadline=None, max_examples=50)
 def test_noise_moves_the_forecast_and_widens_its_interval(tmp_path_factory, seed, noise):
@@ -83,7 +91,7 @@ def test_the_dry_run_says_node_hours_when_it_is_done_and_what_the_constant_arm_w
         r"done between 2026-12-\d\d \d\d:\d\d UTC and 2026-12-\d\d \d\d:\d\d UTC if started now and no", first
     )
     assert re.fullmatch(r"with the smallest batch to the end: [\d,]+ to [\d,]+ node-hours", second)
-    assert third == "from 6 epochs of 1 trials at batch 512, 16384 on 16 ranks"
+    assert third == "from 6 epochs of 1 trial at batch 512, 16384 on 16 ranks"
 
 
 def test_a_constant_study_has_no_other_arm_to_be_compared_with(tmp_path):
