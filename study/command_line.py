@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,6 +17,9 @@ from rich.console import Console
 from storage.protocol.files import is_disk_full
 
 _EXIT_BAD_INPUT = 2
+_SIGNALLED = 128
+"""Of exit codes: plus a signal's number."""
+_AGAIN_AFTER_S = 0.05
 _PRODUCT = {"study", "storage", "cluster"}
 
 
@@ -23,7 +29,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return command()
     except KeyboardInterrupt:
         # Before there was a trial to pause.
-        return 128 + signal.SIGINT
+        return _SIGNALLED + signal.SIGINT
     except (ValueError, OSError, RuntimeError) as error:
         if not _is_expected(error):
             raise
@@ -35,10 +41,15 @@ def exit_code_of(command: Callable[[], int]) -> int:
 
 
 def exit_on_signals() -> None:
-    """Have SIGTERM and SIGHUP end this program by an exception, so that it leaves no job and no folder behind."""
+    """Have SIGTERM and SIGHUP end this program by an exception, so that it leaves no job and no folder behind.
+
+    Where Python ignores exceptions, as in the __del__ of a process that has ended, theirs and that of Ctrl-C would be
+    lost: these signals come again.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _exit)
+    sys.unraisablehook = _send_again
 
 
 def require_folder_for(option: str, path: Path | None) -> None:
@@ -89,7 +100,22 @@ def add_options_of_drivers(parser: argparse.ArgumentParser) -> None:
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+    raise SystemExit(_SIGNALLED + number)
+
+
+def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > _SIGNALLED:
+        number = error.code - _SIGNALLED
+    else:
+        sys.__unraisablehook__(unraisable)
+        return
+    # Not at once: it would be ignored like the first one.
+    again = threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _is_expected(error: BaseException) -> bool:
