@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 
+from cluster.exit_on_signals import SIGNALLED
 from storage.protocol.files import is_disk_full
 
 _EXIT_BAD_INPUT = 2
-_SIGNALLED = 128
-"""Of exit codes: plus a signal's number."""
-_AGAIN_AFTER_S = 0.05
 _PRODUCT = {"study", "storage", "cluster"}
 
 
@@ -29,7 +22,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return command()
     except KeyboardInterrupt:
         # Before there was a trial to pause.
-        return _SIGNALLED + signal.SIGINT
+        return SIGNALLED + signal.SIGINT
     except (ValueError, OSError, RuntimeError) as error:
         if not _is_expected(error):
             raise
@@ -38,18 +31,6 @@ def exit_code_of(command: Callable[[], int]) -> int:
             f"error: {error}{advice}", style="red", highlight=False, markup=False, soft_wrap=True
         )
         return _EXIT_BAD_INPUT
-
-
-def exit_on_signals() -> None:
-    """Have SIGTERM and SIGHUP end this program by an exception, so that it leaves no job and no folder behind.
-
-    Where Python ignores exceptions, as in the __del__ of a process that has ended, theirs and that of Ctrl-C would be
-    lost: these signals come again.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _exit)
-    sys.unraisablehook = _send_again
 
 
 def require_folder_for(option: str, path: Path | None) -> None:
@@ -97,25 +78,6 @@ def add_options_of_drivers(parser: argparse.ArgumentParser) -> None:
         help="forecast times and node-hours from those of an earlier study of the same model and site; may be repeated",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-
-
-def _exit(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(_SIGNALLED + number)
-
-
-def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
-    error = unraisable.exc_value
-    if isinstance(error, KeyboardInterrupt):
-        number = int(signal.SIGINT)
-    elif isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > _SIGNALLED:
-        number = error.code - _SIGNALLED
-    else:
-        sys.__unraisablehook__(unraisable)
-        return
-    # Not at once: it would be ignored like the first one.
-    again = threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
 
 
 def _is_expected(error: BaseException) -> bool:

@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 
-from study.command_line import (  # noqa: E402
-    add_options_of_sites,
-    exit_code_of,
-    exit_on_signals,
-    print_note,
-    require_folder_for,
-)
+from cluster.exit_on_signals import exit_on_signals  # noqa: E402
+from study.command_line import add_options_of_sites, exit_code_of, print_note, require_folder_for  # noqa: E402
 
 if TYPE_CHECKING:
     from cluster.doctor.facts import SiteFacts

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
+from cluster.exit_on_signals import exit_on_signals
 from cluster.sandbox import (
     CommandError,
     Isolation,
@@ -37,8 +36,7 @@ def main(argv: list[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     # So that an `up` that is told to end, or whose terminal is closed, takes its daemons with it.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
+    exit_on_signals()
     try:
         arguments.act(arguments)
     except MissingPackagesError as error:
@@ -78,10 +76,6 @@ def _summary(sandbox: Sandbox) -> str:
         f"{layout.shape.nodes} nodes with {layout.shape.gpus_per_node} GPUs each, isolation {layout.isolation}, "
         f"logs in {layout.log_dir}"
     )
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from cluster.sandbox.daemons import best_isolation
 from cluster.sandbox.layout import SandboxLayout, Slot, gres_conf, hosts, slurm_conf
 from cluster.sandbox.packages import missing_packages, with_sbin
 from tests.cluster.installed_slurm import needs_slurm
+from tests.needs_root import needs_root
 from tests.waiting import wait_until
 
 pytestmark = needs_slurm
@@ -27,7 +28,6 @@ REPOSITORY = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden")
 NETWORK_DEVICES = Path("/sys/class/net")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes networks and becomes other users")
 
 
 @pytest.fixture(scope="module")

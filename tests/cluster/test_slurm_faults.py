@@ -5,7 +5,6 @@ Each trial starts TensorFlow anew after each fault, which is what takes the time
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import tempfile
@@ -18,10 +17,10 @@ from cluster.sandbox import Isolation, Sandbox, SandboxShape
 from tests.cluster.installed_slurm import needs_slurm
 from tests.cluster.slurm_study import START_S, SlurmStudy
 from tests.cluster.stranger import connect_as_stranger
+from tests.needs_root import needs_root
 from tests.waiting import wait_until
 
 pytestmark = [needs_slurm, pytest.mark.timeout(900)]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes networks")
 
 # Two ranks with 128 + 16 samples each, in batches of 8: 18 reads an epoch.
 IN_THE_SECOND_EPOCH = 20

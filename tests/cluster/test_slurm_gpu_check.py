@@ -17,15 +17,11 @@ import pytest
 from cluster.sandbox import Isolation, Sandbox, SandboxShape
 from tests.architecture.sources import REPOSITORY
 from tests.cluster.installed_slurm import needs_slurm
+from tests.needs_root import needs_root
+from tests.study.small_study import write_config
 from tests.waiting import wait_until
 
-IS_ROOT = os.geteuid() == 0
-
-pytestmark = [
-    needs_slurm,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not IS_ROOT, reason="only root can make links between nodes"),
-]
+pytestmark = [needs_slurm, needs_root, pytest.mark.timeout(900)]
 
 NODES, LINK_MBIT_PER_S = 2, 400.0
 WITHIN_S = 600.0
@@ -46,39 +42,6 @@ driver_interface = "{bridge}"
 squeue_every_s = 0.5
 """
 
-CONFIG = """
-[study]
-name = "checked"
-trials = 2
-
-[training]
-epochs = 2
-loader_batch_size = 8
-
-[model]
-name = "small_resnet"
-width = 4
-blocks = [1]
-
-[dataset]
-name = "synthetic_bigearthnet"
-size = 8
-train = 64
-val = 16
-
-[optimizer]
-name = "sgd"
-
-[batch_policy]
-name = "switch_at_epoch"
-small_global_batch_size = 4
-large_global_batch_size = 16
-switch_epoch = 1
-
-[search_space.optimizer]
-learning_rate = { type = "float", low = 1e-3, high = 1.0, log = true }
-"""
-
 
 @dataclass(frozen=True)
 class Site:
@@ -91,7 +54,7 @@ class Site:
         """As a person types it."""
         program = (sys.executable, str(REPOSITORY / "study/gpu_check.py"), "--site", "site.toml")
         return subprocess.Popen(
-            (*program, "--config", "checked.toml", *options),
+            (*program, "--config", "small.toml", *options),
             cwd=self.folder,
             env={**os.environ, **self.sandbox.environ},
             stdout=subprocess.PIPE,
@@ -112,7 +75,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
     with Sandbox.start(SandboxShape(NODES, gpus_per_node=1), isolation=Isolation.NETWORK) as sandbox:
         sandbox.limit_bandwidth(LINK_MBIT_PER_S)
         (folder / "site.toml").write_text(SITE.format(nodes=NODES, bridge=sandbox.layout.bridge))
-        (folder / "checked.toml").write_text(CONFIG)
+        write_config(folder)
         yield Site(sandbox, folder)
 
 

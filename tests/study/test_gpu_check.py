@@ -95,6 +95,7 @@ def test_a_form_of_the_step_that_fails_is_a_row_with_its_reason_and_the_others_a
         (("--minutes", "0"), "not a number above 0"),
         (("--site-set", "ranks_per_node=3", "--config", "checked.toml"), "does not split evenly over 3 ranks"),
         (("--json", "nowhere/found.json"), "is not a folder"),
+        (("--json", "."), "that is a folder; name a file in it"),
     ],
 )
 def test_bad_input_is_one_error_before_any_rank_is_started(

@@ -193,6 +193,18 @@ def test_every_bundled_model_and_optimizer_is_audited_in_every_precision():
     assert {precision for alike in PRECISIONS.values() for precision in alike} == set(Precision)
 
 
+@pytest.mark.parametrize(
+    ("json_file", "words"),
+    [("nowhere/audit.json", "nowhere is not a folder"), (".", ". is a folder; name a file in it")],
+)
+def test_a_place_for_the_json_that_cannot_be_is_one_error_before_anything_is_traced(json_file, words):
+    command = (sys.executable, "-m", "trainers.audit", "--json", json_file)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --json: {words}")
+
+
 def test_tables_and_json_say_where_each_operation_is(steps):
     audited = audit(steps, device="CPU")
 

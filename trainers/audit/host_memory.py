@@ -46,6 +46,7 @@ _ARGUMENTS: dict[Reason, dict[str, str]] = {
         "Conv2DBackpropInput": "input_sizes",
         "DepthwiseConv2dNativeBackpropFilter": "filter_sizes",
         "DepthwiseConv2dNativeBackpropInput": "input_sizes",
+        # Of sums in a model of one's own: no bundled step has any (trainers/pooling.py).
         "DynamicStitch": "indices",
         "ExpandDims": "dim",
         "Fill": "dims",

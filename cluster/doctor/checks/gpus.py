@@ -97,7 +97,8 @@ def _judge_visible(profile: SiteProfile, host: str, visible: list[str | None]) -
     cure = 'set CUDA_VISIBLE_DEVICES under [environment] to all GPUs of a node, such as "0,1,2,3"'
     if counts == {1} and profile.ranks_per_node > 1:
         if len(set(visible)) < len(visible):
-            return broken(f"ranks share a GPU: each sees one, {', '.join(sorted({*map(str, visible)}))}", cure, where)
+            seen = ", ".join(sorted({text for text in visible if text is not None})) or "the only one"
+            return broken(f"ranks share a GPU: each sees one, {seen}", cure, where)
         return warning("each rank sees one GPU of its own: NCCL may not take NVLink", cure, where)
     if min(counts) < profile.ranks_per_node:
         return broken(f"a rank sees {min(counts)} GPUs for {profile.ranks_per_node} ranks", cure, where)

@@ -12,8 +12,9 @@ from tests.architecture.sources import REPOSITORY
 
 # The signal is handled in a __del__, where Python ignores what is raised.
 PROGRAM = """
-import signal, sys, time
-from study.command_line import exit_code_of, exit_on_signals
+import signal, sys
+from cluster.exit_on_signals import exit_on_signals
+from study.command_line import exit_code_of
 
 class Ended:
     def __del__(self):
@@ -22,8 +23,7 @@ class Ended:
 def wait():
     Ended()
     print("ignored", flush=True)
-    while True:
-        time.sleep(0.01)
+    signal.pause()
 
 exit_on_signals()
 sys.exit(exit_code_of(wait))
@@ -41,7 +41,7 @@ def test_a_signal_that_python_would_ignore_comes_again(number):
 
 def test_what_else_python_ignores_is_said_as_ever():
     program = PROGRAM.replace("signal.raise_signal(int(sys.argv[1]))", "raise ValueError('lost')")
-    program = program.replace("while True:\n        time.sleep(0.01)", "return 0")
+    program = program.replace("signal.pause()", "return 0")
 
     ended = subprocess.run((sys.executable, "-c", program), cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
 
